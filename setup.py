@@ -1,0 +1,14 @@
+"""The folders at the top install under one import name: gnl.topologies, gnl.node_apps, ..."""
+
+from setuptools import setup
+
+ROOMS = ("topologies", "node_apps", "node_apps.protocol", "node_apps.codecs", "controller", "experiments")
+
+setup(
+    packages=[f"gnl.{room}" for room in ROOMS],
+    package_dir={f"gnl.{room}": room.replace(".", "/") for room in ROOMS},
+    package_data={
+        "gnl.node_apps.codecs": ["weights/*.safetensors", "weights/*.json", "training.yaml"],
+        "gnl.experiments": ["templates/*", "sample_images/*"],
+    },
+)
