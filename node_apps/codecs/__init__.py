@@ -1,0 +1,1 @@
+"""Prompt codecs: the generative ones and the baselines, behind one interface."""

@@ -1,0 +1,82 @@
+"""Baselines without weights: JPEG and WebP through Pillow, and the stub that isolates the network from the decoder."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Optional
+
+import numpy as np
+from gnl.node_apps.codecs.content import read_pillow
+from gnl.node_apps.codecs.interface import Codec, CodecFacts, Prompt, require_image, require_size
+from gnl.topologies.errors import BitstreamError, CodecError
+from PIL import Image
+
+STUB_CODEC_ID, JPEG_CODEC_ID, WEBP_CODEC_ID = 240, 16, 17
+STUB_MAX_BYTES = 1 << 24
+_STUB_PREFIX = struct.Struct("!HH")
+
+
+class PillowCodec(Codec):
+    """A conventional image format at one quality. Not generative: a node that forwards it adds nothing."""
+
+    def __init__(self, facts: CodecFacts, pillow_name: str, quality: int) -> None:
+        self.facts = facts
+        self._pillow_name = pillow_name
+        self._quality = quality
+
+    def encode(self, image: np.ndarray, bpp: Optional[float] = None) -> Prompt:
+        self.require_point(bpp)
+        if bpp is not None:
+            raise CodecError(f"{self.facts.name} has no target of {bpp} bpp: choose a quality by its name instead")
+        out = io.BytesIO()
+        options = {"optimize": True, "subsampling": "4:2:0"} if self._pillow_name == "JPEG" else {"method": 4}
+        Image.fromarray(require_image(image)).save(out, self._pillow_name, quality=self._quality, **options)
+        return Prompt(self.facts.codec_id, 0, (out.getvalue(),))
+
+    def decode(self, prompt: Prompt) -> np.ndarray:
+        slices = self.require_own(prompt)
+        if len(slices) != 1:
+            raise BitstreamError(f"{self.facts.name} prompt of {len(slices)} slices: it has exactly one")
+        return read_pillow(slices[0], self._pillow_name)
+
+
+class StubCodec(Codec):
+    """A prompt of a chosen size whose image is noise: for measuring the network alone, never a quality."""
+
+    def __init__(self, facts: CodecFacts, size_bytes: int) -> None:
+        self.facts = facts
+        self._size_bytes = size_bytes
+
+    def encode(self, image: np.ndarray, bpp: Optional[float] = None) -> Prompt:
+        self.require_point(bpp)
+        height, width = require_image(image).shape[:2]
+        prefix = _STUB_PREFIX.pack(height, width)
+        filler = np.random.default_rng(image[0, 0].tolist()).bytes(self._size_bytes - len(prefix))
+        return Prompt(self.facts.codec_id, 0, (prefix + filler,))
+
+    def decode(self, prompt: Prompt) -> np.ndarray:
+        slices = self.require_own(prompt)
+        if len(slices) != 1 or len(slices[0]) != self._size_bytes:
+            sizes = [len(piece) for piece in slices]
+            raise BitstreamError(f"{self.facts.name} prompt with slices of {sizes} bytes: one of {self._size_bytes}")
+        height, width = _STUB_PREFIX.unpack_from(slices[0])
+        require_size(height, width)
+        seed = int.from_bytes(slices[0][-8:], "big")
+        noise = np.random.default_rng(seed).bytes(height * width * 3)
+        return np.frombuffer(noise, np.uint8).reshape(height, width, 3).copy()
+
+
+def parse_quality(name: str, text: str) -> int:
+    """The quality of `jpeg:<q>` or `webp:<q>`; CodecError unless it is a whole number from 1 to 100."""
+    if text.isascii() and text.isdigit() and 1 <= int(text) <= 100:
+        return int(text)
+    raise CodecError(f"codec {name}:{text}: the quality must be a whole number from 1 to 100, as in {name}:30")
+
+
+def parse_stub_size(text: str) -> int:
+    """The prompt size of `stub:<bytes>`; CodecError unless it holds the image's size and is at most 16 MiB."""
+    least = _STUB_PREFIX.size
+    if text.isascii() and text.isdigit() and least <= int(text) <= STUB_MAX_BYTES:
+        return int(text)
+    raise CodecError(f"codec stub:{text}: give the prompt's bytes, {least} to {STUB_MAX_BYTES}, as in stub:4000")
