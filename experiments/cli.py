@@ -1,0 +1,218 @@
+"""The command line. Each command imports what it needs when it is called, so that `gnl --help` starts at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import click
+from gnl.topologies.errors import GnlError, UsageError
+from gnl.topologies.interrupts import ENDING
+
+INTERRUPTED = 130
+REPEAT_INTERRUPT_S = 1.0
+
+
+class _Commands(click.Group):
+    """Turns every error, of ours or of usage, into one line on stderr and its exit status."""
+
+    def main(self, *arguments, **rest):
+        try:
+            return super().main(*arguments, **{**rest, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            sys.exit(UsageError.exit_status)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "gnl"
+            _fail(f"{error.format_message().rstrip('.')} (see {command} --help)", UsageError.exit_status)
+        except click.Abort:
+            _fail("interrupted", INTERRUPTED)
+
+    def invoke(self, context: click.Context):
+        for number in ENDING:
+            if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` means that a hang-up changes nothing
+                signal.signal(number, _terminate)
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
+        try:
+            return super().invoke(context)
+        except GnlError as error:
+            _fail(str(error), error.exit_status)
+        except KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            _fail("interrupted: everything that was started has been taken down", INTERRUPTED)
+        except BrokenPipeError:
+            sys.stderr.close()  # whoever read our output has gone
+            sys.exit(1)
+        except OSError as error:
+            _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), 1)
+
+
+def _terminate(*_signal) -> None:
+    """Interrupt, and again a second later: Python drops an exception that is raised while it forks a process."""
+    signal.setitimer(signal.ITIMER_REAL, REPEAT_INTERRUPT_S)
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"gnl: {message}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="gnl", prog_name="gnl")
+def main() -> None:
+    """The generative network layer on Mininet: real images, real packets, and the analysis beside them.
+
+    SCENARIO is a built-in name (diamond is Fig. 1 of the paper), a YAML file, or the result.json of an earlier run.
+    """
+
+
+def _scenario_options(command):
+    """What says which scenario, and with what content: shared by `run` and `analyze`."""
+    for option in reversed(
+        (
+            click.argument("scenario"),
+            click.option(
+                "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key, as links.s-g.bw_mbit=2."
+            ),
+            click.option("--images", metavar="DIR|sample", help="Folder of images, or the sample photographs."),
+            click.option("--codec", metavar="NAME", help="Prompt codec (see `gnl codecs`)."),
+            click.option("--bpp", type=float, metavar="X", help="Bits per pixel to encode prompts at."),
+            click.option("--content", metavar="raw|png|jpeg:Q", help="What g sends to d, and what plain images are."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _load(scenario, sets, images, codec, bpp, content):
+    from gnl.topologies.files import load_scenario
+
+    loaded = load_scenario(scenario, list(sets))
+    given = {"images": images, "codec": codec, "bpp": bpp, "format": content}
+    changed = {key: value for key, value in given.items() if value is not None}
+    folder = changed.get("images", loaded.content.images)
+    if folder != "sample":
+        changed["images"] = str(Path(folder).expanduser().absolute())  # a result repeats from any folder
+    return dataclasses.replace(loaded, content=dataclasses.replace(loaded.content, **changed))
+
+
+@main.command()
+@_scenario_options
+@click.option(
+    "--duration",
+    "duration_s",
+    type=click.FloatRange(3, 3600),
+    metavar="S",
+    help="Seconds that are measured of the generate phase  [default: 20]",
+)
+@click.option("--repeat", type=click.IntRange(1, 1000), help="Repeats, for 95% intervals  [default: 1]")
+@click.option("--seed", type=int, help="Seed of the order in which images are sent  [default: 0]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the result  [default: runs/ID]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print result.json on stdout, and nothing else there.")
+@click.option("--pcap", is_flag=True, help="Capture the head of every packet of every link into OUT/pcap.")
+def run(scenario, sets, images, codec, bpp, content, duration_s, repeat, seed, device, out, as_json, pcap) -> None:
+    """Run SCENARIO on real packets and compare with the analysis (needs root)."""
+    import os
+
+    loaded = _load(scenario, sets, images, codec, bpp, content)
+    if os.geteuid() != 0:
+        raise UsageError(f"gnl run needs root: sudo ./gnl {shlex.join(sys.argv[1:])}")
+    from gnl.topologies.files import run_settings
+
+    from .out_folder import default_out, give_to_caller
+    from .repeats import RunOptions
+    from .report import write_report
+    from .result import write_result
+    from .run import run as run_scenario
+    from .summary import render
+
+    out = out or default_out()
+    given = {"duration_s": duration_s, "repeat": repeat, "seed": seed}
+    settings = {**run_settings(scenario), **{key: value for key, value in given.items() if value is not None}}
+    options = RunOptions(out, device=device, pcap=pcap, command="gnl " + shlex.join(sys.argv[1:]), **settings)
+    result = write_result(run_scenario(loaded, options))
+    write_report(out)
+    give_to_caller(out)
+    print(json.dumps(result, indent=1) if as_json else render(result, str(out)))
+    sys.exit(0 if result["valid"] else 1)
+
+
+@main.command()
+@_scenario_options
+@click.option("--content-bytes", type=float, metavar="N", help="Mean bytes of a content (L), instead of measured ones.")
+@click.option("--prompt-bytes", type=float, metavar="N", help="Mean bytes of a prompt (L_p), instead of measured ones.")
+@click.option("--generation-rate", type=float, metavar="X", help="R_g in images/s; unlimited if not given.")
+@click.option("--catalogue", type=click.Path(exists=True, file_okay=False), help="Catalogue folder of an earlier run.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def analyze(
+    scenario, sets, images, codec, bpp, content, content_bytes, prompt_bytes, generation_rate, catalogue, as_json
+):
+    """Max-flow, min-cut, flows per link, lambda* and G_flow of SCENARIO, without a packet and without root."""
+    from .analyze import analyze as analyze_scenario
+    from .analyze import render
+
+    loaded = _load(scenario, sets, images, codec, bpp, content)
+    document = analyze_scenario(loaded, catalogue, content_bytes, prompt_bytes, generation_rate)
+    print(json.dumps(document, indent=1) if as_json else render(document))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def codecs(as_json) -> None:
+    """The codecs, their operating points and weights."""
+    from .codec_list import list_codecs, render
+
+    entries = list_codecs()
+    print(json.dumps(entries, indent=1) if as_json else render(entries))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json) -> None:
+    """What this machine can do, and the remedy for each thing that it cannot."""
+    from .doctor import doctor as examine
+
+    sys.exit(examine(as_json))
+
+
+@main.command()
+def clean() -> None:
+    """Remove what a killed run left, and nothing else."""
+    from .clean import clean as remove
+
+    sys.exit(remove())
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def test(arguments) -> None:
+    """Run the tests, those that send real packets included; further ARGUMENTS go to pytest."""
+    from .run_tests import run_tests
+
+    sys.exit(run_tests(list(arguments)))
+
+
+@main.command()
+@click.argument("name", type=click.Choice(["diamond", "router", "shaping", "startup"]))
+@click.option("--codec", default="gnl-low", show_default=True, metavar="NAME", help="Codec of `diamond`.")
+@click.option("--scale", type=float, default=1.0, show_default=True, help="Times the rates of Fig. 1, of `diamond`.")
+@click.option("--repeat", type=click.IntRange(1, 100), default=5, show_default=True)
+@click.option("--duration", "duration_s", type=click.FloatRange(3, 3600), default=20.0, show_default=True, metavar="S")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench(name, codec, scale, repeat, duration_s, as_json) -> None:
+    """Measure what gnl reaches on this machine, beside an alternative (all but `startup` need root)."""
+    from .benchmark import bench as measure
+
+    measure(name, codec, scale, repeat, duration_s, as_json)
+
+
+if __name__ == "__main__":
+    main(prog_name="gnl")
