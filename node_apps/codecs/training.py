@@ -279,7 +279,8 @@ def _log(trainer: Trainer, out: Path) -> None:
     means = " ".join(f"{name} {value:.4f}" for name, value in trainer.means.items())
     line = (
         f"step {trainer.step} {trainer.elapsed_s:.0f} s ({100 * trainer.progress:.1f}%) "
-        f"target {trainer.target_bpp():.3f} multiplier {trainer.multiplier:.3f} threads {torch.get_num_threads()} {means}"
+        f"target {trainer.target_bpp():.3f} multiplier {trainer.multiplier:.3f} "
+        f"threads {torch.get_num_threads()} {means}"
     )
     with open(out / "train.log", "a") as log:
         log.write(line + "\n")
