@@ -22,7 +22,9 @@ from gnl.controller.plan import plan_run
 from gnl.controller.sizes import sizes_of_catalogue
 from gnl.node_apps.codecs.registry import describe
 from gnl.node_apps.protocol.header import PROMPT_PORT, wire_bytes_of
+from gnl.topologies.errors import UsageError
 from gnl.topologies.files import load_scenario
+from gnl.topologies.named import NAMED
 from gnl.topologies.network import EmulatedNetwork
 from gnl.topologies.spec import Scenario
 
@@ -35,7 +37,6 @@ from .repeats import GENERATION_HEADROOM, RunOptions
 from .result import write_result
 from .run import run, start_decoder, wait_decoder
 from .run_state import RunState, new_run_id
-from .windows import SKIP_S
 
 ROUTER_TARGETS_MBIT = (300, 500, 700, 900, 1100, 1300)
 STEADY_S = 8.0
@@ -43,8 +44,9 @@ STEADY_S = 8.0
 
 def bench_diamond(codec: str, scale: float, repeat: int, duration_s: float) -> dict:
     """Run the diamond at `scale` times the rates of Fig. 1; errors are relative to the analysis."""
-    capacities = {"s-r": 10, "r-d": 10, "s-g": 2, "g-d": 20}
-    sets = [f"links.{name}.bw_mbit={rate * scale:g}" for name, rate in capacities.items()]
+    if not describe(codec).generative:
+        raise UsageError(f"{codec} does not generate, which is measured here: give a generative codec (see gnl codecs)")
+    sets = [f"links.{link.name}.bw_mbit={link.bw_mbit * scale:g}" for link in NAMED["diamond"].links]
     scenario = load_scenario("diamond", [*sets, f"content.codec={codec}"])
     with tempfile.TemporaryDirectory(prefix="gnl-bench-") as out:
         began_s = time.monotonic()
@@ -53,7 +55,7 @@ def bench_diamond(codec: str, scale: float, repeat: int, duration_s: float) -> d
         elapsed_s = time.monotonic() - began_s
     windows_s = sum(w[1] - w[0] for r in result["repeats"] for windows in r["windows"].values() for w in windows)
     content_bytes = result["codec"]["content_bytes_mean"]
-    link_per_s = capacities["g-d"] * scale * 1e6 / 8 / wire_bytes_of(round(content_bytes))
+    link_per_s = scenario.link("g", "d").capacity_bps("g", "d") / 8 / wire_bytes_of(round(content_bytes))
     reached = []
     for repeat in result["repeats"]:
         measured_rate_per_s = repeat["generation_rate_images_per_s"] / GENERATION_HEADROOM
@@ -112,7 +114,7 @@ def _router_step(scenario: Scenario, sizes, runner: PhaseRunner, sampler: Sample
     with tempfile.TemporaryDirectory(prefix="gnl-bench-") as out:
         traffic = runner.run(plan, phase, STEADY_S, Path(out), 0)
     series = Series(list(sampler.samples))
-    reached = 8 * series.rate(series.received("g", "d"), traffic.start_s + SKIP_S, traffic.stop_s) / 1e6
+    reached = 8 * series.rate(series.received("g", "d"), traffic.measured_from_s, traffic.stop_s) / 1e6
     sent, complete = traffic.source["flows"][0]["contents"], sum(fact["complete"] for fact in traffic.facts)
     elapsed_s = traffic.stop_s - traffic.start_s
     return {
@@ -248,7 +250,6 @@ def _cpu_s(command: list[str]) -> float:
 
 def bench(name: str, codec: str, scale: float, repeat: int, duration_s: float, as_json: bool) -> None:
     """Run one benchmark and print it."""
-    describe(codec)
     if name == "diamond":
         found = bench_diamond(codec, scale, repeat, duration_s)
     elif name == "router":

@@ -52,9 +52,7 @@ def calibrate(network: EmulatedNetwork, sampler: Sampler, processes: Processes) 
 
     Raises `RunError` naming the first direction that is off by more than 1%, with what was reached.
     """
-    directions = [
-        Direction(link, *ends) for link in network.scenario.links for ends in ((link.a, link.b), (link.b, link.a))
-    ]
+    directions = [Direction(network.scenario.link(*ends), *ends) for ends in network.directions()]
     rows = []
     with network.without_loss():
         for group in groups_of(directions):

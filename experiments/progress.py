@@ -12,7 +12,6 @@ class Progress:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._bar = None
         self._began_s = time.monotonic()
         self.expected_end_s: float | None = None
 

@@ -71,6 +71,11 @@ class Repeat:
     rate_s: float
     reasons: list[str] = field(default_factory=list)
 
+    @property
+    def phases(self) -> tuple[Traffic, Traffic]:
+        """Both phases, in the order in which they were run."""
+        return self.replicate, self.generate
+
 
 class Conductor:
     """Leads the phases of every repeat on a network that is up."""

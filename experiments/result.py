@@ -163,7 +163,7 @@ def _packets(record: RunRecord) -> dict:
     for repeat in record.repeats:
         for direction, counts in repeat.losses.items():
             _add(total["links"].setdefault(direction, {}), counts)
-        for traffic in (repeat.replicate, repeat.generate):
+        for traffic in repeat.phases:
             for flow in traffic.source["flows"]:
                 counts = {f"{flow['kind']}_{name}": flow[name] for name in ("contents", "packets", "wire_bytes")}
                 _add(total["source"], counts)
@@ -203,7 +203,7 @@ def series_of(record: RunRecord) -> dict:
                     "windows": [],
                 }
             )
-        for traffic in (repeat.replicate, repeat.generate):
+        for traffic in repeat.phases:
             windows = [_window(series, received, window, origin_s) for window in repeat.windows[traffic.phase.name]]
             phases.append(
                 {

@@ -30,7 +30,7 @@ def reasons_against(repeat: Repeat, scenario: Scenario, catalogue: Catalogue, se
     lossy = any(link.loss_percent for link in scenario.links)
     reasons = _windows(repeat) + _cpu(repeat, series) + _drops(repeat) + _decoder(repeat) + _altered(repeat, catalogue)
     reasons += _lost(repeat, lossy) + ([] if lossy else _short(repeat))
-    for traffic in (repeat.replicate, repeat.generate):
+    for traffic in repeat.phases:
         if not traffic.drained:
             reasons.append(
                 f"{traffic.phase.name}: packets still came long after the source had stopped: a queue never emptied"
@@ -52,7 +52,7 @@ def _windows(repeat: Repeat) -> list[str]:
 
 def _cpu(repeat: Repeat, series: Series) -> list[str]:
     reasons = []
-    for traffic in (repeat.replicate, repeat.generate):
+    for traffic in repeat.phases:
         name, busy = traffic.phase.name, series.busy(traffic.measured_from_s, traffic.stop_s)
         if busy > SATURATED:
             reasons.append(
@@ -77,7 +77,7 @@ def _drops(repeat: Repeat) -> list[str]:
             reasons.append(f"{direction}: the shaper's queue dropped {seen['shaper_drops']} packets")
         if seen["interface_drops"]:
             reasons.append(f"{direction}: the interfaces dropped {seen['interface_drops']} packets")
-    for traffic in (repeat.replicate, repeat.generate):
+    for traffic in repeat.phases:
         for program, said in (("router", traffic.router), ("sink", traffic.sink)):
             drops = said["counters"].get("receive_buffer_drops", 0) if said else 0
             if drops:
@@ -137,7 +137,7 @@ def _unfilled(what: str, measured_bps: float, planned_bps: float) -> list[str]:
 
 def _altered(repeat: Repeat, catalogue: Catalogue) -> list[str]:
     wrong = 0
-    for traffic in (repeat.replicate, repeat.generate):
+    for traffic in repeat.phases:
         for fact in traffic.facts:
             if fact["kind"] == "plain" and fact["complete"]:
                 wrong += fact["crc"] != catalogue.entries[fact["content"] % len(catalogue)].content_crc

@@ -84,14 +84,6 @@ class GenerationRate:
         """R_g in bit/s: the images' rate times their mean size."""
         return 8 * self.images_per_s * sum(self.content_bytes_per_bin) / sum(self.images_per_bin)
 
-    @property
-    def content_bps_median(self) -> float:
-        return 8 * statistics.median(self.content_bytes_per_bin) / self.bin_s
-
-    @property
-    def content_bps_min(self) -> float:
-        return 8 * min(self.content_bytes_per_bin) / self.bin_s
-
 
 class DecoderClient:
     """One connection to the decoder service. Raises `MachineError` where none answers, `RunError` once it is gone."""

@@ -37,6 +37,11 @@ def gnl(*arguments, cwd, **rest):
     return subprocess.run([*GNL, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=240, **rest)
 
 
+def run_diamond(images, codec, *options, cwd):
+    """The diamond at rates that a busy machine carries too."""
+    return gnl("run", "diamond", "--images", images, "--codec", codec, *options, *SLOW, cwd=cwd)
+
+
 def processes_of_runs():
     """Every live process that was started for a run, found by what it inherited."""
     found = []
@@ -67,22 +72,7 @@ def started_run(tmp_path, until):
 
 def test_a_run_measures_what_was_planned(tmp_path, photos):
     out = tmp_path / "out"
-    done = gnl(
-        "run",
-        "diamond",
-        "--images",
-        photos,
-        "--codec",
-        "stub:900",
-        "--duration",
-        "6",
-        "--out",
-        out,
-        "--json",
-        "--pcap",
-        *SLOW,
-        cwd=tmp_path,
-    )
+    done = run_diamond(photos, "stub:900", "--duration", "6", "--out", out, "--json", "--pcap", cwd=tmp_path)
     result = json.loads(done.stdout)
     assert result == json.loads((out / "result.json").read_text())
     assert done.returncode == (0 if result["valid"] else 1), done.stderr
@@ -117,27 +107,8 @@ def test_a_run_measures_what_was_planned(tmp_path, photos):
 
 
 def test_repeats_give_intervals_and_png_contents_their_own_size(tmp_path, photos):
-    done = gnl(
-        "run",
-        "diamond",
-        "--images",
-        photos,
-        "--codec",
-        "stub:900",
-        "--content",
-        "png",
-        "--repeat",
-        "2",
-        "--duration",
-        "3",
-        "--set",
-        "ip_version=6",
-        "--out",
-        "out",
-        "--json",
-        *SLOW,
-        cwd=tmp_path,
-    )
+    options = ["--content", "png", "--repeat", "2", "--set", "ip_version=6"]
+    done = run_diamond(photos, "stub:900", *options, "--duration", "3", "--out", "out", "--json", cwd=tmp_path)
     result = json.loads(done.stdout)
     assert all(any(word in reason for word in BUSY) for reason in result["reasons"]), result["reasons"]
     assert len(result["repeats"]) == 2
@@ -147,23 +118,8 @@ def test_repeats_give_intervals_and_png_contents_their_own_size(tmp_path, photos
 
 
 def test_images_of_unequal_sizes_by_a_codec_that_replicates(tmp_path, photos):
-    done = gnl(
-        "run",
-        "diamond",
-        "--images",
-        photos,
-        "--codec",
-        "jpeg:30",
-        "--set",
-        "content.size_px=null",
-        "--duration",
-        "3",
-        "--out",
-        "out",
-        "--json",
-        *SLOW,
-        cwd=tmp_path,
-    )
+    options = ["--set", "content.size_px=null", "--duration", "3", "--out", "out", "--json"]
+    done = run_diamond(photos, "jpeg:30", *options, cwd=tmp_path)
     result = json.loads(done.stdout)
     assert all(any(word in reason for word in BUSY) for reason in result["reasons"]), result["reasons"]
     assert result["analytic"]["wire"]["g_flow"] == 1

@@ -182,10 +182,8 @@ class EmulatedNetwork:
         """Compare every shaper in the kernel with the spec; raises `MachineError` at the first that differs."""
         shapers = self.shapers()
         for source, target in self.directions():
-            wanted, found = (
-                self.scenario.link(source, target).capacity_bps(source, target),
-                shapers.get((source, target)),
-            )
+            wanted = self.scenario.link(source, target).capacity_bps(source, target)
+            found = shapers.get((source, target))
             if found is None:
                 raise MachineError(f"link {source}->{target} is unshaped in the kernel: wanted {wanted} bit/s")
             if abs(found.rate_bps - wanted) > RATE_STEP_BPS or found.ceil_bps != found.rate_bps:
