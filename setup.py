@@ -8,7 +8,7 @@ setup(
     packages=[f"gnl.{room}" for room in ROOMS],
     package_dir={f"gnl.{room}": room.replace(".", "/") for room in ROOMS},
     package_data={
-        "gnl.node_apps.codecs": ["weights/*.safetensors", "weights/*.json", "training.yaml"],
+        "gnl.node_apps.codecs": ["weights/*.safetensors", "weights/*.json", "training_configs/*.yaml"],
         "gnl.experiments": ["templates/*", "sample_images/*"],
     },
 )

@@ -165,13 +165,81 @@ def analyze(
 
 
 @main.command()
+@click.option("--no-measure", is_flag=True, help="Only what is known without loading a codec.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def codecs(as_json) -> None:
-    """The codecs, their operating points and weights."""
+def codecs(no_measure, as_json) -> None:
+    """The codecs, their weights, and their rate and speed on this machine, measured now."""
     from .codec_list import list_codecs, render
 
-    entries = list_codecs()
+    entries = list_codecs(measure=not no_measure)
     print(json.dumps(entries, indent=1) if as_json else render(entries))
+
+
+_DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+_PATH = click.Path(path_type=Path)
+
+
+@main.command()
+@click.argument("image", type=_PATH)
+@click.option("-o", "out", required=True, type=_PATH, metavar="FILE", help="The prompt file to write.")
+@click.option("--codec", metavar="NAME", help="Prompt codec (see `gnl codecs`).")
+@click.option("--bpp", type=float, metavar="X", help="Most bits per pixel of FILE, header and all.")
+@click.option("--bytes", "size_bytes", type=click.IntRange(1), metavar="N", help="Most bytes of FILE, header and all.")
+@_DEVICE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def encode(image, out, codec, bpp, size_bytes, device, as_json) -> None:
+    """Encode IMAGE into a prompt, kept in FILE."""
+    from .codec_files import encode_file
+
+    encoded = encode_file(image, out, codec, bpp, size_bytes, device)
+    print(json.dumps(encoded.as_json(), indent=1) if as_json else encoded)
+
+
+@main.command()
+@click.argument("file", type=_PATH)
+@click.option("-o", "out", required=True, type=_PATH, metavar="IMAGE", help="The image to write: .png, .jpg, .ppm ...")
+@click.option("--codec", metavar="NAME", help="What decodes, where FILE does not say it (a checkpoint of yours).")
+@_DEVICE
+def decode(file, out, codec, device) -> None:
+    """Make the image of the prompt in FILE."""
+    from .codec_files import decode_file
+
+    print(decode_file(file, out, codec, device))
+
+
+@main.command()
+@click.argument("checkpoint", type=_PATH)
+@click.option("--codec", required=True, metavar="NAME", help="What to make of it: hific-low, hific-medium, hific-high.")
+@click.option("-o", "out", type=_PATH, metavar="FILE", help="The weights to write  [default: NAME.safetensors]")
+def convert(checkpoint, codec, out) -> None:
+    """Make weights of HiFiC out of a CHECKPOINT of its PyTorch port."""
+    from gnl.node_apps.codecs.hific_checkpoint import convert as convert_checkpoint
+
+    out = out or Path(f"{codec}.safetensors")
+    record = convert_checkpoint(checkpoint, codec, out)
+    print(f"{out}: {record['parameters']} parameters, {record['size_bytes']} bytes; use it as --codec {codec}:{out}")
+
+
+@main.command()
+@click.argument("config")
+@click.option(
+    "--images", multiple=True, required=True, type=_PATH, metavar="DIR", help="Folder of photographs; may be repeated."
+)
+@click.option("--lpips", required=True, type=_PATH, metavar="DIR", help="Folder with the weights of LPIPS.")
+@click.option("--out", required=True, type=_PATH, metavar="DIR", help="Checkpoint, codec, pictures and log go there.")
+@click.option("--start", type=_PATH, metavar="FILE", help="checkpoint.pt of another training to start from.")
+@click.option("--resume", is_flag=True, help="Go on from OUT's checkpoint.")
+@_DEVICE
+@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads, at most  [default: all]")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), metavar="M", help="Minutes of training, instead of CONFIG's."
+)
+def train(**asked) -> None:
+    """Train a generative codec as CONFIG says: a YAML file, or gnl-scalable, gnl-low, gnl-medium or gnl-high."""
+    from .train import TrainOptions
+    from .train import train as train_codec
+
+    sys.exit(0 if train_codec(TrainOptions(**asked)) else INTERRUPTED)
 
 
 @main.command()
@@ -202,7 +270,7 @@ def test(arguments) -> None:
 
 @main.command()
 @click.argument("name", type=click.Choice(["diamond", "router", "shaping", "startup"]))
-@click.option("--codec", default="gnl-low", show_default=True, metavar="NAME", help="Codec of `diamond`.")
+@click.option("--codec", default="gnl-scalable", show_default=True, metavar="NAME", help="Codec of `diamond`.")
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Times the rates of Fig. 1, of `diamond`.")
 @click.option("--repeat", type=click.IntRange(1, 100), default=5, show_default=True)
 @click.option("--duration", "duration_s", type=click.FloatRange(3, 3600), default=20.0, show_default=True, metavar="S")

@@ -1,235 +1,282 @@
-"""Compare codecs on photographs: `python -m gnl.experiments.codec_benchmark --images DIR --lpips DIR --out FILE`.
+"""Codecs against JPEG and WebP on photographs: `python -m gnl.experiments.codec_benchmark --images DIR --lpips DIR`.
 
-Every codec gets the same centre squares. Rates are of the whole file or prompt as it would be sent, headers included;
-for JPEG the rate of the entropy-coded scan alone is given too. JPEG is 4:2:0 with optimised Huffman tables. "At equal
-bpp" interpolates a baseline's mean (bpp, LPIPS) curve linearly; where the curve does not reach down to the codec's
-rate, the baseline's lowest point, of more bits, is stated instead.
+Rate and quality (PSNR, MS-SSIM, LPIPS, and a Frechet distance, which `pip install -r requirements-benchmark.txt` makes
+possible) in two views: `square256`, the centre squares scaled to what networks of routers carry here, and `full`, the
+photographs as they are, where JPEG and WebP reach lower rates. Ratios to both at equal bpp, against what the codecs are
+meant to reach; a scalable codec also beside the dedicated ones; and speed. Standard output has the tables, or with
+--json one JSON document; standard error has the progress.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import math
 import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Optional, Sequence
 
 import numpy as np
-from gnl.experiments.quality import PerceptualDistance, mse_normalised, psnr_db
 from gnl.node_apps.codecs.interface import Codec
-from gnl.node_apps.codecs.photos import find_photos, read_photo, square_view
-from gnl.node_apps.codecs.registry import GENERATIVE_CODEC_IDS, WEIGHTS_DIR, load_codec, read_sidecar
+from gnl.node_apps.codecs.photos import find_photos
+from gnl.node_apps.codecs.registry import GENERATIVE_CODEC_IDS, WEIGHTS_DIR, describe, load_codec, read_sidecar
 from gnl.topologies.errors import CodecError, GnlError
 
-JPEG_QUALITIES = (1, 2, 4, 6, 8, 10, 13, 17, 22, 30, 40)
-WEBP_QUALITIES = (1, 3, 6, 10, 15, 20, 30, 40)
+from .baseline_files import FAMILIES, curve_labels
+from .benchmark_tables import render_speeds, render_view
+from .codec_speed import measure_speed
+from .equal_rate import FrechetDistances, check_scalable, compare_means, match, spread
+from .frechet import FRECHET, EfficientNetLite2
+from .picture_grid import Cell, draw_grid
+from .progress import counted
+from .quality import PerceptualDistance
+from .rate_quality import LEAST_SIDE, METRICS, Contender, Figures, Judge, Measured, Photographs, measure, naming
+
+TARGET_BPPS = (0.1, 0.15, 0.3, 0.45)
+GRID_ROWS, GRID_VERSIONS = 6, 2 * (1 + len(FAMILIES))
 _SPEED_IMAGES = 24
 
 
-@dataclass(frozen=True)
-class Row:
-    """One codec's means (and standard deviations) over the photographs."""
+def contenders_of(names: Sequence[str], bpps: Sequence[float], own_bpps: dict[str, float]) -> list[Contender]:
+    """What is measured: fixed codecs as they are, scalable ones at each of `bpps` and at each fixed one's mean rate.
 
-    codec: str
-    bpp: float
-    bpp_sd: float
-    bpp_without_header: Optional[float]
-    psnr_db: float
-    psnr_db_sd: float
-    mse_normalised: float
-    lpips: Optional[float]
-    lpips_sd: Optional[float]
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Images per second of one codec on so many CPU threads, at the benchmark's size."""
-
-    codec: str
-    threads: int
-    encode_per_s: float
-    decode_per_s: float
-    decode_batch_per_s: float
+    `own_bpps` are the mean rates of the fixed generative codecs among `names`.
+    """
+    found: dict[str, Contender] = {}
+    for name in names:
+        targets: Sequence[Optional[float]] = (None,)
+        if describe(name).scalable:
+            targets = (*bpps, *own_bpps.values()) if name in GENERATIVE_CODEC_IDS else bpps
+        found |= {one.label: one for one in (Contender(name, bpp) for bpp in targets)}
+    return list(found.values())
 
 
-def measure_codec(codec: Codec, images: Sequence[np.ndarray], lpips: Optional[Callable] = None) -> Row:
-    """Encode and decode every image, and measure."""
-    bpps, bare, psnrs, normalised, distances = [], [], [], [], []
-    for image in images:
-        prompt = codec.encode(image)
-        shown = codec.decode(prompt)
-        pixels = image.shape[0] * image.shape[1]
-        bpps.append(8 * prompt.size_bytes / pixels)
-        psnrs.append(psnr_db(image, shown))
-        normalised.append(mse_normalised(image, shown))
-        if codec.facts.name.startswith("jpeg"):
-            bare.append(8 * _jpeg_scan_bytes(prompt.slices[0]) / pixels)
-        if lpips is not None:
-            distances.append(lpips(image, shown))
-    return Row(
-        codec.facts.name,
-        *_mean_and_sd(bpps),
-        statistics.fmean(bare) if bare else None,
-        *_mean_and_sd(psnrs),
-        statistics.fmean(normalised),
-        *(_mean_and_sd(distances) if distances else (None, None)),
-    )
+def mean_bpps(names: Sequence[str], codecs: dict[str, Codec], photographs: Photographs, label: str) -> dict[str, float]:
+    """Mean rate of each named codec over the photographs."""
+    sums = dict.fromkeys(names, 0.0)
+    for image, path in zip(counted(photographs, label), photographs.paths):
+        for name in names:
+            with naming(path):
+                sums[name] += 8 * codecs[name].encode(image).size_bytes / (image.shape[0] * image.shape[1])
+    return {name: total / len(photographs) for name, total in sums.items()}
 
 
-def at_equal_bpp(bpp: float, curve: Sequence[Row]) -> Optional[float]:
-    """LPIPS of a baseline at `bpp`, linear between its measured means; None beyond its ends."""
-    points = sorted((row.bpp, row.lpips) for row in curve if row.lpips is not None)
-    if not points or not points[0][0] <= bpp <= points[-1][0]:
-        return None
-    return float(np.interp(bpp, [x for x, _ in points], [y for _, y in points]))
-
-
-def measure_speed(name: str, images: Sequence[np.ndarray], threads: int) -> Speed:
-    """Images per second on `threads` CPU threads, after a warm-up; batches of eight for the last figure."""
-    codec = load_codec(name, "cpu", threads)
-    prompts = [codec.encode(image) for image in images]
-    batches = [prompts[start : start + 8] for start in range(0, len(prompts), 8)]
-    codec.decode_batch(batches[0])
-    codec.decode(prompts[0])
-
-    def rate(work: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        work()
-        return len(images) / (time.perf_counter() - start)
-
-    return Speed(
-        name,
-        threads,
-        rate(lambda: [codec.encode(image) for image in images]),
-        rate(lambda: [codec.decode(prompt) for prompt in prompts]),
-        rate(lambda: [codec.decode_batch(batch) for batch in batches]),
-    )
-
-
-def compare(rows: Sequence[Row], names: Sequence[str]) -> list[dict]:
-    """For each named codec, each baseline's LPIPS at the codec's rate, and the ratio codec / baseline."""
-    found = []
-    for row in (row for row in rows if row.codec in names and row.lpips is not None):
-        for family in ("jpeg", "webp"):
-            curve = [other for other in rows if other.codec.startswith(family + ":") and other.lpips is not None]
-            baseline = at_equal_bpp(row.bpp, curve)
-            lowest = min(curve, key=lambda other: other.bpp, default=None)
-            found.append(
-                {
-                    "codec": row.codec,
-                    "bpp": row.bpp,
-                    "lpips": row.lpips,
-                    "baseline": family,
-                    "baseline_lpips_at_equal_bpp": baseline,
-                    "ratio": row.lpips / baseline if baseline else None,
-                    "baseline_lowest": lowest and {"codec": lowest.codec, "bpp": lowest.bpp, "lpips": lowest.lpips},
-                }
-            )
-    return found
-
-
-def record_figures(sidecar: Path, row: Row, count: int, size_px: int) -> None:
-    """Put a codec's measured means into the record beside its weights, where `describe` finds its operating point."""
-    document = read_sidecar(sidecar)
-    document["operating_points_bpp"] = [round(row.bpp, 4)]
-    document["measured"] = {
-        "images": f"{count} photographs outside the training set, centre squares of {size_px} pixels",
-        **{name: value if isinstance(value, str) else round(value, 5) for name, value in asdict(row).items() if value},
+def evaluate(view: str, measured: Measured, contenders: Sequence[Contender], own_bpps: dict[str, float]) -> dict:
+    """Everything that is said of one view, as JSON has it."""
+    labels = [one.label for one in contenders]
+    curves = [point for family in FAMILIES for point in curve_labels(family)]
+    frechet = FrechetDistances(measured) if len(measured.photo_of_tile) > 1 else None  # one has no covariance
+    metrics = [name for name in ("lpips", "psnr_db", "ms_ssim") if not np.isnan(measured.column(labels[0], name)).any()]
+    pairs = [(label, family) for label in labels for family in FAMILIES]
+    compared = [compare_means(measured, *pair, metric) for metric in metrics for pair in pairs]
+    scalable = [(one.label, name) for one in contenders for name, bpp in own_bpps.items() if one.bpp == bpp]
+    rows = [_row(measured, label) for label in dict.fromkeys((*labels, *curves))]
+    if frechet:
+        compared += [frechet.compare(*pair) for pair in pairs]
+        for row in rows:
+            row[FRECHET] = frechet(row["codec"])
+            row[FRECHET + "_ci95"] = frechet.spread(row["codec"])[1] if row["codec"] in labels else None
+    with_lpips = "lpips" in metrics
+    return {
+        "view": view,
+        "photographs": len(measured.figures[labels[0]]),
+        "frechet": frechet and {"features": FRECHET, "n": frechet.count},
+        "rows": rows,
+        "at_equal_bpp": [asdict(one) for one in compared],
+        "image_by_image": [asdict(match(measured, *pair)) for pair in pairs] if with_lpips else [],
+        "scalable": [asdict(check_scalable(measured, *pair)) for pair in scalable] if with_lpips else [],
     }
+
+
+def _row(measured: Measured, label: str) -> dict:
+    row = {"codec": label}
+    for metric in METRICS:
+        values = measured.column(label, metric)
+        row[metric] = None if np.isnan(values).any() else spread(values)._asdict()
+    return row
+
+
+def record_figures(sidecar: Path, rows: Sequence[dict], photographs: int, size_px: int) -> None:
+    """Put a codec's measured means into the record beside its weights.
+
+    Of a fixed codec, the one row, where `describe` finds its operating point too; of a scalable one, a row a rate.
+    """
+    document = read_sidecar(sidecar)
+    points = [_flat(row) for row in rows]
+    images = f"{photographs} photographs outside the training set, centre squares of {size_px} pixels"
+    if points[0]["codec"] == sidecar.stem:
+        document["operating_points_bpp"] = [round(points[0]["bpp"], 4)]
+        document["measured"] = {"images": images, **points[0]}
+    else:
+        document["measured"] = {"images": images, "points": points}
     sidecar.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def _mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def _flat(row: dict) -> dict:
+    flat = {"codec": row["codec"]}
+    for metric in METRICS:
+        if row[metric] is not None:
+            flat |= {metric: round(row[metric]["mean"], 5), f"{metric}_sd": round(row[metric]["sd"], 5)}
+    return flat | ({FRECHET: round(row[FRECHET], 5)} if FRECHET in row else {})
 
 
-def _jpeg_scan_bytes(data: bytes) -> int:
-    """Bytes behind the start-of-scan header of a baseline JPEG: the entropy-coded picture alone."""
-    position = 2
-    while data[position + 1] != 0xDA:
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return len(data) - position - 2 - int.from_bytes(data[position + 2 : position + 4], "big")
+def save_grid(path: Path, measured: Measured) -> None:
+    """Write the photographs that were kept, in lines of the original, two codecs, and the baselines behind each."""
 
+    def cell(label: str, image: np.ndarray, figures: Optional[Figures]) -> Cell:
+        if figures is None:
+            return Cell((label,), image)
+        lpips = "" if figures.lpips is None else f"  LPIPS {figures.lpips:.3f}"
+        return Cell((label, f"{figures.bpp:.3f} bpp{lpips}"), image)
 
-def _table(rows: Sequence[Row]) -> str:
-    lines = [f"{'codec':<16}{'bpp':>8}{'sd':>8}{'PSNR dB':>9}{'sd':>6}{'MSE norm':>10}{'LPIPS':>8}{'sd':>8}"]
-    for row in rows:
-        distance = "" if row.lpips is None else f"{row.lpips:8.4f}{row.lpips_sd:8.4f}"
-        lines.append(
-            f"{row.codec[-16:]:<16}{row.bpp:8.4f}{row.bpp_sd:8.4f}{row.psnr_db:9.2f}{row.psnr_db_sd:6.2f}"
-            f"{row.mse_normalised:10.5f}{distance}"
-        )
-    return "\n".join(lines)
-
-
-def _sentence(one: dict) -> str:
-    start = f"{one['codec']}: LPIPS {one['lpips']:.4f} at {one['bpp']:.3f} bpp; {one['baseline']}"
-    if one["ratio"] is not None:
-        return f"{start} at equal bpp {one['baseline_lpips_at_equal_bpp']:.4f}, ratio {one['ratio']:.2f}"
-    lowest = one["baseline_lowest"]
-    return f"{start} has no point there, at its lowest rate {lowest['bpp']:.3f} bpp {lowest['lpips']:.4f}"
+    lines = []
+    for original, *versions in measured.shown:
+        for start in range(0, len(versions), GRID_VERSIONS):
+            lines.append([cell(*one) for one in (original, *versions[start : start + GRID_VERSIONS])])
+    draw_grid(lines).save(path)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m gnl.experiments.codec_benchmark", description=__doc__.split("\n")[0])
-    parser.add_argument("--images", nargs="+", required=True, metavar="DIR", help="folders of photographs")
-    parser.add_argument("--lpips", metavar="DIR", help="folder with the LPIPS weights; without it, LPIPS is left out")
-    parser.add_argument("--limit", type=int, help="evenly spaced subset of so many photographs")
-    parser.add_argument("--size", type=int, default=256, help="side of the centre squares in pixels (256)")
-    parser.add_argument("--codec", action="append", metavar="NAME", help="codecs to compare (gnl-low)")
-    parser.add_argument("--no-speed", action="store_true", help="leave out the timing")
-    parser.add_argument("--record", action="store_true", help="put the codecs' figures beside their weights")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        return _run(options)
+        document = _run(options)
+        text = json.dumps(_finite(document), indent=1)
+        if options.out:
+            options.out.write_text(text + "\n")
+        if options.json:
+            print(text)
+        return 0
     except GnlError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:
+        print(f"error: {error.strerror}" + (f": {error.filename}" if error.filename else ""), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
-def _run(options: argparse.Namespace) -> int:
-    if options.size < 32 or (options.limit is not None and options.limit < 1):
-        raise CodecError(f"size {options.size}, limit {options.limit}: size is at least 32, limit at least 1")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m gnl.experiments.codec_benchmark", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--images", nargs="+", required=True, metavar="DIR", help="folders of photographs")
+    add("--lpips", metavar="DIR", help="folder with the LPIPS weights; without it, LPIPS is left out")
+    add("--limit", type=int, metavar="N", help="evenly spaced subset of so many photographs")
+    add("--view", action="append", choices=("square256", "full"), help="measure one view only (both)")
+    add("--size", type=int, default=256, metavar="PX", help="side of the squares (256); the view is named after it")
+    add("--codec", action="append", metavar="NAME", help="codecs to compare (all that come with gnl)")
+    add("--bpp", action="append", type=float, metavar="X", help=f"rates of codecs that have a choice {TARGET_BPPS}")
+    add("--no-frechet", action="store_true", help="leave out the Frechet distance")
+    add("--no-speed", action="store_true", help="leave out the timing")
+    add("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="where networks run (cpu)")
+    add("--batch", type=int, default=8, metavar="N", help="batch of the timing (8)")
+    add("--grid", type=Path, metavar="FILE.png", help="draw photographs beside what became of them")
+    add("--record", action="store_true", help="put the codecs' figures, of the squares, beside their weights")
+    add("--json", action="store_true", help="print JSON on standard output, and nothing else there")
+    add("--out", type=Path, metavar="FILE", help="write the figures as JSON")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> dict:
+    from gnl.node_apps.codecs.devices import resolve_device
+
+    names = list(dict.fromkeys(options.codec or GENERATIVE_CODEC_IDS))
+    _check(options, names)
+    device = resolve_device(options.device)
     paths = find_photos(options.images)
     if options.limit is not None and options.limit < len(paths):
         paths = [paths[index * len(paths) // options.limit] for index in range(options.limit)]
-    images = [square_view(read_photo(path), options.size) for path in paths]
-    names = options.codec or ["gnl-low"]
-    baselines = [f"jpeg:{quality}" for quality in JPEG_QUALITIES] + [f"webp:{quality}" for quality in WEBP_QUALITIES]
-    lpips = PerceptualDistance(options.lpips) if options.lpips else None
-    rows = []
-    for name in [*names, *baselines]:
-        rows.append(measure_codec(load_codec(name, "cpu"), images, lpips))
-        print(_table(rows[-1:]).splitlines()[-1] if len(rows) > 1 else _table(rows), flush=True)
-    for row in rows[: len(names)] if options.record else ():
-        if row.codec not in GENERATIVE_CODEC_IDS:
-            raise CodecError(f"--record: {row.codec} has no record, only {', '.join(GENERATIVE_CODEC_IDS)} have one")
-        record_figures(WEIGHTS_DIR / f"{row.codec}.json", row, len(images), options.size)
-    comparison = compare(rows, names)
-    for one in comparison:
-        print(_sentence(one))
-    speeds = []
+    sizes_px = {f"square{options.size}": options.size, "full": None}
+    views = {f"square{options.size}" if view != "full" else view for view in options.view or ("square256", "full")}
+    codecs = {name: load_codec(name, device) for name in names}
+    lpips = PerceptualDistance(options.lpips, device) if options.lpips else None
+    judge = Judge(lpips, None if options.no_frechet else EfficientNetLite2(device))
+    document = {"codecs": names, "device": device, "views": [], "speed": []}
+    for view in (view for view in sizes_px if view in views):
+        found = _measure_view(view, Photographs(paths, sizes_px[view]), codecs, judge, options, len(views) > 1)
+        document["views"].append(found)
+        _say(options, render_view(found))
     if not options.no_speed:
-        speeds = [measure_speed(name, images[:_SPEED_IMAGES], threads) for name in names for threads in (1, 2)]
-        for one in speeds:
-            print(
-                f"{one.codec}, {one.threads} threads: encode {one.encode_per_s:.1f}/s, "
-                f"decode {one.decode_per_s:.1f}/s, in batches of 8 {one.decode_batch_per_s:.1f}/s"
-            )
-    if options.out:
-        document = {
-            "images": {"count": len(images), "size_px": options.size},
-            "rows": [asdict(row) for row in rows],
-            "at_equal_bpp": comparison,
-            "speed": [asdict(one) for one in speeds],
-        }
-        options.out.write_text(json.dumps(document, indent=1) + "\n")
-    return 0
+        square = Photographs(paths[:_SPEED_IMAGES], options.size)
+        document["speed"] = _speeds(names, list(square), device, options)
+        _say(options, render_speeds(document["speed"]))
+    return document
+
+
+def _check(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """CodecError for what cannot be meant, before anything is measured."""
+    if options.size < LEAST_SIDE or (options.limit is not None and options.limit < 1) or options.batch < 1:
+        raise CodecError(
+            f"size {options.size}, limit {options.limit}, batch {options.batch}: size is at least {LEAST_SIDE}, "
+            "limit and batch at least 1"
+        )
+    if any(not 0 < bpp <= 24 for bpp in options.bpp or ()):
+        raise CodecError(f"--bpp {options.bpp}: give numbers above 0 and at most 24")
+    if options.bpp and not any(describe(name).scalable for name in names):
+        raise CodecError(f"--bpp: none of {', '.join(names)} has a choice of rates; leave it out, or name one that has")
+    for name in names if options.record else ():
+        if name not in GENERATIVE_CODEC_IDS:
+            raise CodecError(f"--record: {name} has no record, only {', '.join(GENERATIVE_CODEC_IDS)} have one")
+    if options.record and options.view == ["full"]:
+        raise CodecError("--record: the record is of squares; leave out --view full")
+    if options.grid and options.grid.suffix != ".png":
+        raise CodecError(f"--grid {options.grid}: give a file name that ends in .png")
+    for path in (options.grid, options.out):
+        if path and not path.parent.is_dir():
+            raise CodecError(f"{path}: there is no folder {path.parent}; make it first")
+
+
+def _measure_view(
+    view: str,
+    photographs: Photographs,
+    codecs: dict[str, Codec],
+    judge: Judge,
+    options: argparse.Namespace,
+    one_of_several: bool,
+) -> dict:
+    dedicated = [name for name in codecs if name in GENERATIVE_CODEC_IDS and not describe(name).scalable]
+    own_bpps = mean_bpps(dedicated, codecs, photographs, f"{view}: read and encoded")
+    contenders = contenders_of(list(codecs), options.bpp or TARGET_BPPS, own_bpps)
+    rows = min(GRID_ROWS, len(photographs)) if options.grid else 0
+    measured = measure(
+        photographs, contenders, codecs, judge, rows, lambda items: counted(items, f"{view}: measured")
+    )
+    if options.grid:
+        name = f"{options.grid.stem}-{view}{options.grid.suffix}" if one_of_several else options.grid.name
+        save_grid(options.grid.with_name(name), measured)
+    found = evaluate(view, measured, contenders, own_bpps)
+    for name in codecs if options.record and view != "full" else ():
+        labels = [one.label for one in contenders if one.codec == name]
+        rows = [row for row in found["rows"] if row["codec"] in labels]
+        record_figures(WEIGHTS_DIR / f"{name}.json", rows, len(photographs), options.size)
+    return found
+
+
+def _speeds(names: Sequence[str], images: list[np.ndarray], device: str, options: argparse.Namespace) -> list[dict]:
+    settings = [("cpu", 1), ("cpu", 2), *([("cuda", None)] if device == "cuda" else [])]
+    found = []
+    for name, (where, threads) in counted([(name, one) for name in names for one in settings], "timed"):
+        bpp = max(options.bpp or TARGET_BPPS) if describe(name).scalable else None
+        speed = measure_speed(load_codec(name, where, threads), bpp, images, where, threads, options.batch)
+        found.append({**asdict(speed), "verdict": speed.verdict})
+    return found
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    if not options.json:
+        print(text, flush=True)
+
+
+def _finite(value):
+    """The same document with null for numbers that JSON has not."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from gnl.node_apps.catalogue import INDEX, Catalogue, write_catalogue
 from gnl.node_apps.codecs.content import pack
 from gnl.node_apps.codecs.registry import describe, load_codec
+from gnl.node_apps.protocol.header import PAYLOAD_BYTES
 from gnl.topologies.errors import CodecError, GnlError, RunError
 from gnl.topologies.spec import ContentSpec
 
@@ -73,7 +74,8 @@ def _encode(folder, key, content, device, images, skipped, report) -> Catalogue:
             if number % REPORT_EVERY == 0:
                 report(f"encoded {number} of {len(images)} images")
             try:
-                yield name, pack(image, content.format), codec.encode(image, content.bpp)
+                prompt = codec.for_datagrams(codec.encode(image, content.bpp), PAYLOAD_BYTES)
+                yield name, pack(image, content.format), prompt
             except GnlError as error:
                 skipped.append((name, str(error)))
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from typing import TypeVar
+
+COUNT_EVERY_S = 20.0
+Item = TypeVar("Item")
 
 
 class Progress:
@@ -61,3 +65,16 @@ def _wait(stop_s: float, check: Callable[[], None]) -> None:
     while (left_s := stop_s - time.monotonic()) > 0:
         check()
         time.sleep(min(0.25, left_s))
+
+
+def counted(items: Collection[Item], label: str) -> Iterator[Item]:
+    """Yield `items`, and say now and then on stderr how many are done and how long the rest will take."""
+    began_s = said_s = time.monotonic()
+    for number, item in enumerate(items, 1):
+        yield item
+        now_s = time.monotonic()
+        if number == len(items):
+            print(f"{label}: {number} in {now_s - began_s:.0f} s", file=sys.stderr, flush=True)
+        elif now_s - said_s >= COUNT_EVERY_S:
+            said_s, left_s = now_s, (now_s - began_s) / number * (len(items) - number)
+            print(f"{label}: {number} of {len(items)}, done in about {left_s:.0f} s", file=sys.stderr, flush=True)

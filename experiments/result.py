@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from gnl.controller.sizes import LEVELS
+from gnl.node_apps.catalogue import Catalogue
+from gnl.node_apps.codecs import pixel_swapping
 from gnl.node_apps.codecs.registry import describe, load_codec
 from gnl.node_apps.sink import read_prompt
 from gnl.topologies.errors import GnlError, RunError
@@ -18,6 +20,7 @@ from gnl.topologies.spec import scenario_to_dict
 from PIL import Image
 
 from .counters import Series
+from .images import LoadedImage
 from .measure import ci95, mean_figures, relative_errors
 from .quality import mse, mse_normalised, psnr_db
 from .repeats import Repeat
@@ -119,6 +122,25 @@ def _codec_facts(record: RunRecord) -> dict:
             "bin_s": rate.bin_s,
         },
         "decoder_threads": record.decoder.get("threads"),
+        "pixel_swapping": swapping_facts(facts.name, record.catalogue, record.images),
+    }
+
+
+def swapping_facts(codec_name: str, catalogue: Catalogue, images: list[LoadedImage]) -> dict | None:
+    """Means over a catalogue of `images` of what swapped pixels take, raw as Eq. 5 counts them and coded.
+
+    The inner rate is that of the prompts without them. None where the codec swaps no pixels.
+    """
+    if codec_name.partition(":")[0] not in pixel_swapping.FAMILIES:
+        return None
+    codec = load_codec(codec_name, "cpu")
+    found = [codec.sizes(loaded.image, catalogue.prompt(index)) for index, loaded in enumerate(images)]
+    pixels = sum(loaded.image.shape[0] * loaded.image.shape[1] for loaded in images)
+    return {
+        "gamma_mean": sum(sizes.gamma for sizes in found) / len(found),
+        "inner_bpp_mean": 8 * sum(sizes.inner_bytes for sizes in found) / pixels,
+        "prompt_bytes_raw_mean": sum(sizes.raw_bytes for sizes in found) / len(found),
+        "prompt_bytes_coded_mean": sum(sizes.coded_bytes for sizes in found) / len(found),
     }
 
 

@@ -18,13 +18,13 @@ from datetime import datetime, timezone
 from gnl.controller.plan import Plan, diamond_of, plan_run
 from gnl.controller.sizes import sizes_of_catalogue
 from gnl.node_apps.catalogue import Catalogue
-from gnl.node_apps.codecs.registry import describe
+from gnl.node_apps.codecs.registry import decodes_slowly, describe
 from gnl.node_apps.decoder_client import GenerationRate
 from gnl.node_apps.protocol.header import PROMPT_PORT
-from gnl.topologies.errors import GnlError, RunError
+from gnl.topologies.errors import CodecError, GnlError, RunError
 from gnl.topologies.impairment import require_netem
 from gnl.topologies.network import EmulatedNetwork, require_mininet
-from gnl.topologies.spec import Scenario
+from gnl.topologies.spec import ContentSpec, Scenario
 
 from .calibration import calibrate, require_calibrated, require_iperf3
 from .counters import Sampler, Series
@@ -108,9 +108,19 @@ def _require_possible(scenario: Scenario, options: RunOptions) -> None:
     require_iperf3()
     require_netem(scenario.links)
     diamond_of(scenario)
-    describe(scenario.content.codec)
+    require_fast_enough(scenario.content)
     if options.pcap and shutil.which("tcpdump") is None:
         raise RunError("tcpdump is not on this machine: apt-get install tcpdump, or leave out --pcap")
+
+
+def require_fast_enough(content: ContentSpec) -> None:
+    """Refuse a codec that is unknown, or too slow for a router unless the scenario insists."""
+    if decodes_slowly(content.codec) and not content.force_slow_codec:
+        raise CodecError(
+            f"codec {content.codec} decodes pixel after pixel, seconds an image, too slow for a router: choose one "
+            "that does not, as compressai:mbt2018-mean:Q, or insist with --set content.force_slow_codec=true"
+        )
+    describe(content.codec)
 
 
 def _catalogue(scenario: Scenario, options: RunOptions, progress: Progress):

@@ -81,6 +81,13 @@ def _images(result: dict[str, Any]) -> str:
             else ""
         ),
     ]
+    if codec.get("pixel_swapping"):
+        swapped = codec["pixel_swapping"]
+        lines.append(
+            f"{swapped['gamma_mean']:.2%} of the pixels swapped: prompts of {swapped['prompt_bytes_coded_mean']:.0f} "
+            f"bytes with them coded, {swapped['prompt_bytes_raw_mean']:.0f} raw as in Eq. 5, "
+            f"{swapped['inner_bpp_mean']:.3f} bpp without them"
+        )
     if quality.get("psnr_db") is not None:
         lines.append(
             f"quality of {quality['images']} images by g: PSNR {quality['psnr_db']:.2f} dB, "

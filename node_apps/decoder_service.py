@@ -156,7 +156,7 @@ def _load_all(options: argparse.Namespace) -> list[Loaded]:
             torch = sys.modules.get("torch")
             if torch is not None:
                 torch.set_num_threads(1)
-            sample = codec.encode(_sample_image())
+            sample = codec.encode_sample(_sample_image())
             image = codec.decode(sample)
         except GnlError:
             raise

@@ -1,6 +1,8 @@
+import itertools
+
 import numpy as np
 import pytest
-from gnl.node_apps.codecs.entropy import SYMBOL_LIMIT, SymbolCoder
+from gnl.node_apps.codecs.entropy import FREQUENCY_TOTAL, SYMBOL_LIMIT, SymbolCoder, read_ahead_bytes
 from gnl.topologies.errors import BitstreamError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,11 +59,79 @@ def test_any_bytes_decode_to_bounded_symbols_or_bitstream_error(string, count, t
     assert found.shape == (count,) and np.abs(found).max(initial=0) <= SYMBOL_LIMIT
 
 
-@pytest.mark.parametrize("pattern", [b"\xff", b"\x00", b"\xfe\xff\xff\xff", b"\xf0"])
-@pytest.mark.parametrize("table", [0, 1, 2])
-def test_strings_made_of_escapes_stay_within_their_room(pattern, table):
-    string = (pattern * 4000)[:4000]
-    assert len(CODER.decode(string, np.full(30000, table, np.int32))) == 30000
+def bytes_read(string, indexes):
+    """How far CompressAI's decoder reads, zeros behind the string: its arithmetic (Giesen's rANS64 with words of 32
+    bits, 4-bit escapes), written out."""
+    words = itertools.chain(np.frombuffer(string, "<u4").tolist(), itertools.repeat(0))
+    read, state = 2, next(words) | next(words) << 32
+
+    def refilled(state):
+        nonlocal read
+        if state >= 1 << 31:
+            return state
+        read += 1
+        return state << 32 | next(words)
+
+    def nibble():
+        nonlocal state
+        value = state & 15
+        state = refilled(state >> 4)
+        return value
+
+    for table in indexes:
+        row = CDF[table, : LENGTHS[table]].tolist()
+        column = max(n for n in range(len(row) - 1) if row[n] <= state & 0xFFFF)
+        state = refilled((row[column + 1] - row[column]) * (state >> 16) + (state & 0xFFFF) - row[column])
+        if column == len(row) - 2:
+            length = last = nibble()
+            while last == 15:
+                last = nibble()
+                length += last
+            for _ in range(length):
+                nibble()
+    return 4 * read
+
+
+def hostile_strings():
+    """Strings that announce long escapes; the words 0xF keep the decoder at a word for each 4 bits."""
+    rng = np.random.default_rng(6)
+    yield from (pattern * 100 for pattern in (b"\xff\xff\xff\xff", bytes(4), b"\xfe\xff\xff\xff", b"\xf0\xf0\xf0\xf0"))
+    escape = b"\xff\xff\x00\x00" + bytes(4)
+    yield from (escape + pattern * 100 for pattern in (b"\x0f\x00\x00\x00", b"\xff\xff\xff\xff", bytes(4)))
+    yield escape + b"\x0f\x00\x00\x00" * 100 + b"\xff\xff\xff\xff"
+    for _ in range(60):
+        pool = [b"\xff\xff\xff\xff", b"\x0f\x00\x00\x00", bytes(4), rng.bytes(4), b"\xff\xff\x00\x00"]
+        yield b"".join(pool[n] for n in rng.integers(0, len(pool), 40))
+
+
+@pytest.mark.parametrize("count", [1, 5, 300])
+def test_the_decoder_never_reads_beyond_what_lies_behind_a_string(count):
+    rng, most = np.random.default_rng(count), 0.0
+    for string in hostile_strings():
+        for indexes in (*(np.full(count, table) for table in range(3)), rng.integers(0, 3, count)):
+            reached = bytes_read(string, indexes)
+            assert reached <= len(string) + read_ahead_bytes(len(string), count)
+            most = max(most, reached / len(string))
+            CODER.decode(string, indexes)
+    assert most > 10  # such strings do make it read on
+
+
+def test_what_was_encoded_is_read_to_its_end_and_no_further():
+    rng = np.random.default_rng(7)
+    symbols, indexes = rng.integers(-60, 60, 500), rng.integers(0, 3, 500)
+    string = CODER.encode(symbols, indexes)
+    assert len(string) - 4 <= bytes_read(string, indexes) <= len(string)
+
+
+def test_bits_are_what_the_string_takes():
+    rng = np.random.default_rng(9)
+    symbols, indexes = rng.integers(-2, 3, 4000), rng.integers(1, 3, 4000)
+    symbols[indexes == 2] = 3 + (rng.random((indexes == 2).sum()) < 0.05)
+    bits = CODER.bits(symbols, indexes)
+    assert bits.sum() == pytest.approx(8 * len(CODER.encode(symbols, indexes)), rel=0.01)
+    assert bits[indexes == 1] == pytest.approx(np.log2(FREQUENCY_TOTAL / 13000))
+    escape = np.log2(FREQUENCY_TOTAL / (65536 - 65000))
+    assert CODER.bits(np.array([-3, 50, 3]), np.array([1, 1, 1])) == pytest.approx([escape] * 3)
 
 
 @pytest.mark.parametrize(

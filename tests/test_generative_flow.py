@@ -22,9 +22,9 @@ def test_eq_4_is_the_optimum_of_the_linear_program(c_sg, c_gd, prompt_bits, cont
     """Maximise f_gd - f_sg over both flows, with f_gd <= (L / L_p) f_sg and f_gd <= R_g."""
     assume(content_bits > 1.01 * prompt_bits)
     found = prompt_rate(c_sg, c_gd, prompt_bits, content_bits, rate)
-    unit = min(c_gd, c_sg * content_bits / prompt_bits)  # in units of the answer: the solver's tolerances are absolute
     most = c_gd if rate is None else min(c_gd, rate * content_bits)
     ratio = content_bits / prompt_bits
+    unit = min(most, c_sg * ratio)  # in units of the answer: the solver's tolerances are absolute
     program = linprog([1 / ratio, -1], A_ub=[[-1, 1]], b_ub=[0], bounds=[(0, c_sg * ratio / unit), (0, most / unit)])
     assert found.lambda_per_s * (content_bits - prompt_bits) == pytest.approx(-program.fun * unit, rel=1e-5)
 

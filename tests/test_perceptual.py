@@ -60,6 +60,13 @@ def test_distances_behave_as_distances(folder):
     assert lpips(image, far) == pytest.approx(lpips(far, image), rel=1e-5)
 
 
+def test_one_image_to_many_is_each_pair_by_itself(folder):
+    lpips = PerceptualDistance(folder)
+    images = np.random.default_rng(4).integers(0, 256, (4, 640, 704, 3), dtype=np.uint8)  # more than one batch
+    assert lpips.to_each(images[0], images[1:]) == pytest.approx([lpips(images[0], one) for one in images[1:]])
+    assert lpips.to_each(images[0], []) == []
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (16, 64, 3), (64, 64, 4)])
 def test_images_that_it_cannot_take_are_refused(folder, shape):
     image = np.zeros(shape, np.uint8)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from gnl.experiments import progress
-from gnl.experiments.progress import Progress
+from gnl.experiments.progress import Progress, counted
 
 
 class Terminal(io.StringIO):
@@ -81,3 +81,22 @@ def test_on_a_terminal_the_bar_goes_to_stderr_and_leaves_one_line(monkeypatch, c
     shown.wait_until("replicate", time.monotonic() + 0.05)
     assert capsys.readouterr().out == ""
     assert terminal.getvalue().splitlines()[-1].endswith("replicate")
+
+
+def test_counted_items_come_through_and_what_is_left_is_said_now_and_then(capsys, clock):
+    seen = []
+    for item in counted("abcdefgh", "measured"):
+        seen.append(item)
+        clock[0] += 15
+    assert seen == list("abcdefgh")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "measured: 2 of 8, done in about 90 s",
+        "measured: 4 of 8, done in about 60 s",
+        "measured: 6 of 8, done in about 30 s",
+        "measured: 8 in 120 s",
+    ]
+
+
+def test_nothing_to_count_says_nothing(capsys):
+    assert list(counted([], "measured")) == [] and capsys.readouterr().err == ""

@@ -117,6 +117,7 @@ SCHEMA = {
         "prompt_bytes_mean",
         "content_bytes_mean",
         "generation_rate_bps",
+        "pixel_swapping",
     },
     "analytic": {"wire", "payload"},
     "measured": {"wire", "payload", "ci95"},

@@ -31,6 +31,7 @@ contents = st.builds(
     bpp=st.none() | st.floats(1e-4, 48),
     format=st.sampled_from(["raw", "png", "jpeg:1", "jpeg:100"]),
     max_images=st.integers(1, 100_000),
+    force_slow_codec=st.booleans(),
 )
 
 
@@ -103,6 +104,7 @@ def test_capacity_has_two_directions():
         (lambda t: t["content"].update(codec=30), "content.codec is 30: give a text"),
         (lambda t: t["content"].update(images=""), "content.images is ''"),
         (lambda t: t["content"].update(max_images=100_001), "from 1 to 100000"),
+        (lambda t: t["content"].update(force_slow_codec="yes"), "give true or false"),
         (lambda t: t["content"].update(bpp=0), "content.bpp is 0"),
         (lambda t: t["content"].update(quality=1), "unknown key content.quality"),
         (lambda t: t.update(ip_version=5), "ip_version is 5: give 4 or 6"),

@@ -5,7 +5,7 @@
       s: {role: source}                     r-d: {bw_mbit: 10, bw_back_mbit: 1}
       r: {role: router}                     s-g: {bw_mbit: 2}
       g: {role: genai}                      g-d: {bw_mbit: 20, loss_percent: 1}
-      d: {role: sink}                     content: {images: sample, codec: gnl-low}
+      d: {role: sink}                     content: {images: sample, codec: gnl-scalable}
 """
 
 from __future__ import annotations

@@ -83,14 +83,16 @@ class LinkSpec:
 class ContentSpec:
     """What is sent. `images`: "sample" or a folder. `size_px`: side of the square that images are cropped to, or
     None to leave them as they are. `codec`, `bpp`: the prompt codec and its target. `format`: what g sends to d
-    and what plain images are (`raw`, `png`, `jpeg:Q`). `max_images`: at most so many of the folder are used."""
+    and what plain images are (`raw`, `png`, `jpeg:Q`). `max_images`: at most so many of the folder are used.
+    `force_slow_codec`: run even a codec that takes seconds to decode an image."""
 
     images: str = "sample"
     size_px: int | None = 256
-    codec: str = "gnl-low"
+    codec: str = "gnl-scalable"
     bpp: float | None = None
     format: str = "raw"
     max_images: int = 64
+    force_slow_codec: bool = False
 
     def __post_init__(self) -> None:
         for key in ("images", "codec", "format"):
@@ -101,6 +103,8 @@ class ContentSpec:
         _in_range("content.size_px", self.size_px, 1, 8192, integer=True, optional=True)
         _in_range("content.max_images", self.max_images, 1, 100_000, integer=True)
         _in_range("content.bpp", self.bpp, 1e-4, 48, optional=True)
+        if not isinstance(self.force_slow_codec, bool):
+            raise ScenarioError(f"content.force_slow_codec is {self.force_slow_codec!r}: give true or false")
         match = re.fullmatch(r"raw|png|jpeg:(\d{1,3})", self.format)
         if not match or (match[1] and not 1 <= int(match[1]) <= 100):
             raise ScenarioError(f"content.format is {self.format!r}: give raw, png or jpeg:Q with Q from 1 to 100")

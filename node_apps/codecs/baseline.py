@@ -15,12 +15,18 @@ from PIL import Image
 STUB_CODEC_ID, JPEG_CODEC_ID, WEBP_CODEC_ID = 240, 16, 17
 STUB_MAX_BYTES = 1 << 24
 _STUB_PREFIX = struct.Struct("!HH")
+# Of what the format offers at a quality, the smallest file is taken.
+_SAVE_OPTIONS = {
+    "JPEG": tuple({"optimize": True, "subsampling": "4:2:0", "progressive": choice} for choice in (False, True)),
+    "WEBP": ({"method": 6},),
+}
 
 
 class PillowCodec(Codec):
     """A conventional image format at one quality. Not generative: a node that forwards it adds nothing."""
 
-    def __init__(self, facts: CodecFacts, pillow_name: str, quality: int) -> None:
+    def __init__(self, facts: CodecFacts, pillow_name: str, quality: float) -> None:
+        """`quality` is 1 to 100; WebP has fractions too, and 0."""
         self.facts = facts
         self._pillow_name = pillow_name
         self._quality = quality
@@ -29,16 +35,20 @@ class PillowCodec(Codec):
         self.require_point(bpp)
         if bpp is not None:
             raise CodecError(f"{self.facts.name} has no target of {bpp} bpp: choose a quality by its name instead")
-        out = io.BytesIO()
-        options = {"optimize": True, "subsampling": "4:2:0"} if self._pillow_name == "JPEG" else {"method": 4}
-        Image.fromarray(require_image(image)).save(out, self._pillow_name, quality=self._quality, **options)
-        return Prompt(self.facts.codec_id, 0, (out.getvalue(),))
+        picture = Image.fromarray(require_image(image))
+        files = [self._save(picture, options) for options in _SAVE_OPTIONS[self._pillow_name]]
+        return Prompt(self.facts.codec_id, 0, (min(files, key=len),))
 
     def decode(self, prompt: Prompt) -> np.ndarray:
         slices = self.require_own(prompt)
         if len(slices) != 1:
             raise BitstreamError(f"{self.facts.name} prompt of {len(slices)} slices: it has exactly one")
         return read_pillow(slices[0], self._pillow_name)
+
+    def _save(self, picture: Image.Image, options: dict) -> bytes:
+        out = io.BytesIO()
+        picture.save(out, self._pillow_name, quality=self._quality, **options)
+        return out.getvalue()
 
 
 class StubCodec(Codec):

@@ -19,7 +19,7 @@ SYMBOL_LIMIT = 100
 # A symbol within SYMBOL_LIMIT takes at most 16 bits (escape) and 12 (length and two nibbles): under a word, so that
 # this many further symbols make room for the two words that end a string.
 _SPARE = 20
-_PRECISION_BITS = 16
+FREQUENCY_TOTAL = 1 << 16
 
 
 def import_ans():
@@ -80,24 +80,39 @@ class SymbolCoder:
         self._tables = [row[:length].tolist() for row, length in zip(cdf, lengths)]
         self._lengths = lengths.tolist()
         self._offsets = offsets.tolist()
+        self._bits = [-np.log2(np.diff(row) / FREQUENCY_TOTAL) for row in self._tables]
+
+    def bits(self, symbols: np.ndarray, indexes: np.ndarray) -> np.ndarray:
+        """What each symbol takes, (n,) float64; for one that its table does not hold, what the escape takes."""
+        taken = np.zeros(len(symbols))
+        for table in np.unique(indexes):
+            here = indexes == table
+            column = symbols[here] - self._offsets[table]
+            escape = len(self._bits[table]) - 1
+            taken[here] = self._bits[table][np.where((column < 0) | (column > escape), escape, column)]
+        return taken
 
     def encode(self, symbols: np.ndarray, indexes: np.ndarray) -> bytes:
         """The string of `symbols` (n,), clipped to SYMBOL_LIMIT, under the tables `indexes` (n,)."""
-        spare = [0] * _SPARE
         clipped = np.clip(symbols, -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int64).tolist()
-        encoder = self._ans.RansEncoder()
-        return encoder.encode_with_indexes(
-            clipped + spare, indexes.tolist() + spare, self._tables, self._lengths, self._offsets
-        )
+        tables = self._in_use(np.concatenate((indexes, np.zeros(_SPARE, np.int32))))
+        return self._ans.RansEncoder().encode_with_indexes(clipped + [0] * _SPARE, *tables)
 
     def decode(self, string: bytes, indexes: np.ndarray) -> np.ndarray:
         """The symbols (n,) int32 of a string; any bytes give symbols within SYMBOL_LIMIT or BitstreamError."""
         if len(string) % 4 or len(string) < 8:
             raise BitstreamError(f"entropy-coded string of {len(string)} bytes: a multiple of 4, at least 8, is needed")
         padded = string + bytes(read_ahead_bytes(len(string), len(indexes)))
-        decoder = self._ans.RansDecoder()
-        found = decoder.decode_with_indexes(padded, indexes.tolist(), self._tables, self._lengths, self._offsets)
+        found = self._ans.RansDecoder().decode_with_indexes(padded, *self._in_use(indexes))
         return np.clip(np.asarray(found, np.int64), -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
+
+    def _in_use(self, indexes: np.ndarray) -> tuple[list, list, list, list]:
+        """`indexes` into the tables that they use, and those tables: the coder copies all that it is given."""
+        used = np.flatnonzero(np.bincount(indexes, minlength=len(self._tables))).tolist()
+        place = np.zeros(len(self._tables), np.int32)
+        place[used] = np.arange(len(used))
+        parts = ([part[table] for table in used] for part in (self._tables, self._lengths, self._offsets))
+        return place[indexes].tolist(), *parts
 
 
 def read_ahead_bytes(string_bytes: int, symbols: int) -> int:
@@ -116,6 +131,6 @@ def _require_tables(cdf: np.ndarray, lengths: np.ndarray, offsets: np.ndarray) -
     fits = fits and all(3 <= length <= cdf.shape[1] for length in lengths)
     for row, length in zip(cdf, lengths) if fits else ():
         steps = np.diff(row[:length].astype(np.int64))
-        fits = fits and row[0] == 0 and row[length - 1] == 1 << _PRECISION_BITS and bool((steps > 0).all())
+        fits = fits and row[0] == 0 and row[length - 1] == FREQUENCY_TOTAL and bool((steps > 0).all())
     if not fits:
-        raise BitstreamError(f"frequency tables of shape {cdf.shape} do not rise from 0 to {1 << _PRECISION_BITS}")
+        raise BitstreamError(f"frequency tables of shape {cdf.shape} do not rise from 0 to {FREQUENCY_TOTAL}")

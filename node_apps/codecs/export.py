@@ -1,7 +1,7 @@
 """A trained codec as a safetensors file and its record: what a decoder loads, without pickle.
 
-Transforms are stored in half precision and computed from exactly those values at both ends; the hyper-synthesis is
-stored in integers, and the frequency tables as they are, so that neither is ever recomputed.
+Transforms are stored in eight or sixteen bits and computed from exactly those values at both ends; the hyper-synthesis
+is stored in integers, and the frequency tables as they are, so that neither is ever recomputed.
 """
 
 from __future__ import annotations
@@ -12,57 +12,103 @@ import platform
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import torch
-from gnl.node_apps.codecs.layout import LAYOUT, TRANSFORMS
+from gnl.node_apps.codecs import quantiser
+from gnl.node_apps.codecs.entropy import FREQUENCY_TOTAL
+from gnl.node_apps.codecs.layout import LAYOUT, TRANSFORMS, pack_filters
 from gnl.node_apps.codecs.pinned import quantise_layers
 from gnl.node_apps.codecs.transform_coder import TransformCoder
 from safetensors.torch import save_file
 
 
 def write_codec(model: TransformCoder, path: Path, record: dict) -> str:
-    """Write `path` (safetensors) and its record beside it as .json; returns the file's SHA-256."""
-    model = model.folded()
+    """Write `path` (safetensors) and its record beside it as .json; returns the file's SHA-256.
+
+    OSError or SafetensorError leave what was there before; CodecError where the weights do not make a codec.
+    """
+    model = model.folded().cpu()
     tensors = {}
     for part in TRANSFORMS:
         for name, value in getattr(model, part).state_dict().items():
-            tensors[f"{part}.{name}"] = value.detach().cpu().half().contiguous()
+            packed = pack_filters(f"{part}.{name}", value.detach().cpu().numpy())
+            tensors.update({key: torch.from_numpy(np.ascontiguousarray(stored)) for key, stored in packed.items()})
     for number, layer in enumerate(quantise_layers(model.h_s)):
         tensors[f"h_s.{number}.weight"] = torch.from_numpy(layer.weight)
         tensors[f"h_s.{number}.bias"] = torch.from_numpy(layer.bias)
-    tensors.update(_tables("z", _z_tables(model)))
-    tensors.update(_tables("y", _y_tables(model)))
+    for name, value in model.z_model.named_parameters():  # no decoder needs these: a further training starts from them
+        tensors[f"z_model.{name}"] = value.detach().cpu().clone()
+    tensors.update(_tables("z", *_bottleneck_tables(model.z_model)))
+    tensors.update(_tables("plane0", *_gaussian_tables(model.y_model)))
+    tensors.update(_tables("digit", *_digit_tables()))
+    tensors["quantiser.order"] = torch.from_numpy(quantiser.class_order())
+    tensors["quantiser.cost"] = torch.from_numpy(_class_costs())
+    tensors["quantiser.shifts"] = torch.from_numpy(quantiser.centroid_shifts())
     new = path.with_suffix(".new")
-    save_file(tensors, new, {"layout": LAYOUT, "shape": json.dumps(asdict(model.shape))})
-    digest = hashlib.sha256(new.read_bytes()).hexdigest()
-    versions = {"torch": torch.__version__, "safetensors": safetensors.__version__, "python": platform.python_version()}
-    record = {**record, "layout": LAYOUT, "sha256": digest, "size_bytes": new.stat().st_size, "versions": versions}
-    new.chmod(0o644)
-    new.replace(path)
-    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    try:
+        save_file(tensors, new, {"layout": LAYOUT, "shape": json.dumps(asdict(model.shape))})
+        digest = hashlib.sha256(new.read_bytes()).hexdigest()
+        record = {**record, "layout": LAYOUT, "sha256": digest, "size_bytes": new.stat().st_size}
+        new.chmod(0o644)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    write_record(path, {**record, "versions": _versions()})
     return digest
 
 
-def _z_tables(model: TransformCoder):
+def write_record(path: Path, record: dict) -> None:
+    """Replace the record of the codec at `path` in one move; OSError leaves the former one."""
+    new = path.with_suffix(".json.new")
+    try:
+        new.write_text(json.dumps(record, indent=1) + "\n")
+        new.replace(path.with_suffix(".json"))
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def _versions() -> dict[str, str]:
+    return {"torch": torch.__version__, "safetensors": safetensors.__version__, "python": platform.python_version()}
+
+
+def _bottleneck_tables(entropy_model) -> tuple[torch.Tensor, ...]:
     """Frequency tables of z. The medians are held at 0, so that z_hat is the integer itself."""
-    entropy_model = model.z_model
     entropy_model._update_quantiles()
     with torch.no_grad():
         entropy_model.quantiles[:, 0, 1] = 0.0
         entropy_model.quantiles[:, 0, 0].clamp_(max=-1.0)
         entropy_model.quantiles[:, 0, 2].clamp_(min=1.0)
     entropy_model.update(force=True)
-    return entropy_model
+    return _compressai_tables(entropy_model)
 
 
-def _y_tables(model: TransformCoder):
-    model.y_model.update()
-    return model.y_model
+def _gaussian_tables(entropy_model) -> tuple[torch.Tensor, ...]:
+    entropy_model.update()
+    return _compressai_tables(entropy_model)
 
 
-def _tables(prefix: str, entropy_model) -> dict[str, torch.Tensor]:
-    return {
-        f"{prefix}.cdf": entropy_model.quantized_cdf.cpu().to(torch.int32).contiguous(),
-        f"{prefix}.lengths": entropy_model.cdf_length.cpu().to(torch.int32).contiguous(),
-        f"{prefix}.offsets": entropy_model.offset.cpu().to(torch.int32).contiguous(),
-    }
+def _compressai_tables(entropy_model) -> tuple[torch.Tensor, ...]:
+    return entropy_model.quantized_cdf, entropy_model.cdf_length, entropy_model.offset
+
+
+def _digit_tables() -> tuple[torch.Tensor, ...]:
+    """Frequency tables of -1, 0 and 1 by the scale; the escape, which no digit needs, keeps the least frequency."""
+    steps = np.rint(quantiser.digit_probabilities() * (FREQUENCY_TOTAL - 4)).astype(np.int64) + 1
+    steps[:, 1] += FREQUENCY_TOTAL - 1 - steps.sum(1)
+    cdf = np.pad(steps.cumsum(1), ((0, 0), (1, 1)), constant_values=((0, 0), (0, FREQUENCY_TOTAL)))
+    return torch.from_numpy(cdf), torch.full((len(cdf),), cdf.shape[1]), torch.full((len(cdf),), -1)
+
+
+def _class_costs() -> np.ndarray:
+    """Expected bits of each class in `class_order`, in units of 1/256: integers, since both ends cut slices by them."""
+    order = quantiser.class_order()
+    bits = quantiser.class_bits()[order[:, 0], order[:, 1]]
+    return np.maximum(1, np.rint(256 * bits)).astype(np.int32)
+
+
+def _tables(prefix: str, cdf: torch.Tensor, lengths: torch.Tensor, offsets: torch.Tensor) -> dict[str, torch.Tensor]:
+    parts = {"cdf": cdf, "lengths": lengths, "offsets": offsets}
+    return {f"{prefix}.{name}": part.cpu().to(torch.int32).contiguous() for name, part in parts.items()}

@@ -1,9 +1,8 @@
-"""The generative codec: networks, exact hyper-synthesis and entropy coder behind the Codec interface.
-
-    slice 0    height u16 | width u16 | bytes of z u32 | z string | y string        (network order)
+"""What gnl's generative codecs share: weights, networks, exact hyper-synthesis, and pictures from latents.
 
 The image is padded to multiples of 64 for coding. Loading reads and checks the weights but computes nothing and touches
-no GPU, so that a service may load first and fork afterwards; the networks are built at the first use.
+no GPU, so that a service may load first and fork afterwards; the networks are built at the first use. How symbols
+become slices is the business of `fixed_rate` and `scalable`.
 """
 
 from __future__ import annotations
@@ -12,25 +11,51 @@ import functools
 import hashlib
 import json
 import struct
+from abc import abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Sequence
 
 import numpy as np
 import torch
-from gnl.node_apps.codecs import networks
+from gnl.node_apps.codecs import networks, quantiser
 from gnl.node_apps.codecs.devices import resolve_device, set_threads
 from gnl.node_apps.codecs.entropy import SYMBOL_LIMIT, SymbolCoder
 from gnl.node_apps.codecs.interface import Codec, CodecFacts, Prompt, require_image, require_size
-from gnl.node_apps.codecs.layout import LAYOUT, read_tables
+from gnl.node_apps.codecs.layout import LAYOUT, read_tables, unpack_filters
 from gnl.node_apps.codecs.pinned import PinnedHyperSynthesis, PinnedLayer
+from gnl.node_apps.codecs.strips import in_strips
 from gnl.topologies.errors import BitstreamError, CodecError
 from safetensors.torch import load as load_tensors
 
-SLICE_PREFIX = struct.Struct("!HHI")
-BATCH_PIXELS = 1 << 20
-_Y_STRIDE = 16
+SIZE_PREFIX = struct.Struct("!HH")  # height and width, at the head of slice 0
 # An image of one colour takes about ten times this; a prompt under it would only make g work for nothing.
 LEAST_BITS_PER_PIXEL = 1 / 256
+BATCH_PIXELS = 1 << 20
+_STRIP_PIXELS = 1 << 21
+_H_S_LAYERS = 4
+# Rows of latents beyond which a pixel, or a latent, depends on nothing; likewise rows of z for the hyper-synthesis.
+_MARGIN, _Z_MARGIN = 12, 2
+
+
+@dataclass
+class Analysed:
+    """An image as its encoder sees it: z (z_channels, h, w) whole numbers; of each latent the scale index and the
+    residual y - mu, (y_channels, 4h, 4w), in steps of plane 0."""
+
+    z: np.ndarray
+    index: np.ndarray
+    residual: np.ndarray
+
+
+@dataclass
+class Received:
+    """What a prompt's slices hold: the image's size, z, and where its symbols go on, in the subclass's own terms."""
+
+    height: int
+    width: int
+    z: np.ndarray
+    rest: object
 
 
 class GenerativeCodec(Codec):
@@ -43,57 +68,42 @@ class GenerativeCodec(Codec):
         set_threads(threads)
         self._shape, self._tensors = _read_weights(path, facts)
         try:
-            layers = [
+            self._layers = [
                 PinnedLayer(self._tensors[f"h_s.{n}.weight"].numpy(), self._tensors[f"h_s.{n}.bias"].numpy())
-                for n in range(3)
+                for n in range(_H_S_LAYERS)
             ]
-            self._z_coder = SymbolCoder(*read_tables(self._tensors, "z"))
-            self._y_coder = SymbolCoder(*read_tables(self._tensors, "y"))
+            self._coder = SymbolCoder(*read_tables(self._tensors))
+            self._order, self._cost, self._shifts = (
+                self._tensors[f"quantiser.{name}"].numpy() for name in ("order", "cost", "shifts")
+            )
         except (KeyError, BitstreamError) as error:
             raise CodecError(f"{path}: a tensor is missing or unusable ({error}); train it again") from error
-        self._h_s = PinnedHyperSynthesis(layers, networks.SCALE_LEVELS)
-        self._built: dict[str, torch.nn.Module] = {}
+        self._built: dict[str, object] = {}
 
     @property
     def device(self) -> str:
         """Where the networks run: `cpu` or `cuda`."""
         return resolve_device(self._wanted_device)
 
-    def encode(self, image: np.ndarray, bpp: Optional[float] = None) -> Prompt:
-        """Code an image at this codec's one operating point, whatever `bpp` asks for."""
-        self.require_point(bpp)
-        height, width = require_image(image).shape[:2]
-        with torch.inference_mode():
-            x = torch.from_numpy(np.array(image.transpose(2, 0, 1)[None])).to(self.device).float() / 255.0
-            y = self._network("g_a")(networks.pad_to_stride(x))
-            z = self._network("h_a")(y)
-            z_hat = torch.round(z).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT).cpu()
-            mu, index = self._h_s(z_hat)
-            symbols = torch.round(y.cpu() - mu).numpy()
-        z_string = self._z_coder.encode(z_hat.numpy().ravel(), _channel_indexes(z_hat.shape[1:]))
-        coded = index > 0
-        y_string = self._y_coder.encode(symbols[coded], index[coded])
-        body = SLICE_PREFIX.pack(height, width, len(z_string)) + z_string + y_string
-        return Prompt(self.facts.codec_id, self.facts.weights_id, (_fill(body, height * width),))
+    @abstractmethod
+    def _read(self, slices: tuple[bytes, ...]) -> Received:
+        """The parts of a prompt, checked before anything of the image's size is allocated."""
+
+    @abstractmethod
+    def _symbols(self, received: Received, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each latent's symbol, in steps of its last plane, and how many planes were received; as `index`."""
 
     def decode(self, prompt: Prompt) -> np.ndarray:
         return self.decode_batch([prompt])[0]
 
     def decode_batch(self, prompts: Sequence[Prompt]) -> list[np.ndarray]:
         """Decode prompts, those of one padded size together; BitstreamError if any of them does not decode."""
-        parsed = [_Parsed(self.require_own(prompt), self._shape.z_channels) for prompt in prompts]
-        images: list[Optional[np.ndarray]] = [None] * len(parsed)
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for position, one in enumerate(parsed):
-            groups.setdefault(one.z_shape, []).append(position)
+        received = [self._read(self.require_own(prompt)) for prompt in prompts]
+        images: list[Optional[np.ndarray]] = [None] * len(received)
         with torch.inference_mode():
-            for z_shape, positions in groups.items():
-                each = z_shape[1] * z_shape[2] * networks.STRIDE**2
-                step = max(1, BATCH_PIXELS // each)
-                for start in range(0, len(positions), step):
-                    chosen = positions[start : start + step]
-                    for position, image in zip(chosen, self._decode_alike([parsed[p] for p in chosen])):
-                        images[position] = image
+            for positions in _alike(received):
+                for position, image in zip(positions, self._pictures([received[p] for p in positions])):
+                    images[position] = image
         return images
 
     def latents(self, prompts: Sequence[Prompt]) -> np.ndarray:
@@ -101,87 +111,126 @@ class GenerativeCodec(Codec):
 
         What both ends must agree on; the pixels made from it may differ by a rounding between kinds of device.
         """
-        parsed = [_Parsed(self.require_own(prompt), self._shape.z_channels) for prompt in prompts]
-        if len({one.z_shape for one in parsed}) != 1:
-            raise CodecError(f"{len(parsed)} prompts of several sizes, or none: give prompts of one size")
+        received = [self._read(self.require_own(prompt)) for prompt in prompts]
+        if len({one.z.shape for one in received}) != 1:
+            raise CodecError(f"{len(received)} prompts of several sizes, or none: give prompts of one size")
         with torch.inference_mode():
-            return self._decode_latents(parsed).numpy()
+            return self._latents(received)[0].cpu().numpy()
 
-    def _decode_alike(self, batch: list[_Parsed]) -> list[np.ndarray]:
+    def _analyse(self, image: np.ndarray) -> Analysed:
+        """The image, (H, W, 3) uint8, as symbols to be; CodecError if it is none."""
+        require_image(image)
+        with torch.inference_mode():
+            x = torch.from_numpy(np.array(image.transpose(2, 0, 1)[None])).to(self.device).float() / 255.0
+            x = networks.pad_to_stride(x)
+            rows = networks.Y_STRIDE * _strip_rows(x.shape[-1])
+            margin = networks.Y_STRIDE * _MARGIN
+            y = in_strips(self._network("g_a"), [x], rows, margin, networks.Y_STRIDE, shrinks=True)
+            z = torch.round(self._network("h_a")(y)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+            mu, index = self._hyper(z)
+            residual = (y - mu).cpu().numpy()[0]
+        return Analysed(z[0].cpu().numpy().astype(np.int32), index[0], residual)
+
+    def _hyper(self, z: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
+        """mu and scale indexes, (B, y_channels, 4h, 4w), of z (B, z_channels, h, w)."""
+        rows = max(1, _strip_rows(z.shape[-1] * networks.STRIDE) * networks.Y_STRIDE // networks.STRIDE)
+        scale = networks.STRIDE // networks.Y_STRIDE
+        mu, index = in_strips(self._network("h_s"), [z], rows, _Z_MARGIN, scale)
+        return mu, index.cpu().numpy()
+
+    def _latents(self, batch: list[Received]) -> tuple[torch.Tensor, torch.Tensor]:
+        """y_hat, (B, y_channels, H/16, W/16) float32, and the precision, (B, 1, H/16, W/16), on the device."""
+        mu, indexes = self._hyper(torch.from_numpy(np.stack([one.z for one in batch])).to(self.device))
+        added, precision = np.empty(indexes.shape, np.float32), []
+        for number, (one, index) in enumerate(zip(batch, indexes)):
+            symbols, planes = self._symbols(one, index)
+            added[number] = quantiser.reconstruct(symbols, planes, index, self._shifts)
+            precision.append(planes.mean(axis=0, keepdims=True, dtype=np.float32))
+        y_hat = mu + torch.from_numpy(added).to(self.device)
+        return y_hat, torch.from_numpy(np.stack(precision)).to(self.device)
+
+    def _pictures(self, batch: list[Received]) -> list[np.ndarray]:
         """Images of prompts whose latents have one shape."""
-        y_hat = self._decode_latents(batch).to(self.device).contiguous(memory_format=torch.channels_last)
-        g_s = self._network("g_s")
-        x_hat = g_s.linear(y_hat) + g_s.network(y_hat.to(self._g_s_dtype())).float()
-        pixels = x_hat.mul_(255.0).add_(0.5).clamp_(0.0, 255.0).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        y_hat, precision = self._latents(batch)
+        rows = _strip_rows(y_hat.shape[-1] * networks.Y_STRIDE)
+        pixels = in_strips(self._paint, [y_hat, precision], rows, _MARGIN, networks.Y_STRIDE)
+        pixels = pixels.permute(0, 2, 3, 1).cpu().numpy()
         return [np.ascontiguousarray(one[: p.height, : p.width]) for one, p in zip(pixels, batch)]
 
-    def _decode_latents(self, batch: list[_Parsed]) -> torch.Tensor:
-        """y_hat (B, y_channels, H/16, W/16) float32 on the CPU; the same on every machine."""
-        z_indexes = _channel_indexes(batch[0].z_shape)
-        z_hat = np.stack([self._z_coder.decode(one.z_string, z_indexes).reshape(one.z_shape) for one in batch])
-        mu, indexes = self._h_s(torch.from_numpy(z_hat))
-        symbols = np.zeros(indexes.shape, np.float32)
-        for one, index, found in zip(batch, indexes, symbols):
-            coded = index > 0
-            found[coded] = self._y_coder.decode(one.y_string, index[coded])
-        return mu + torch.from_numpy(symbols)
+    def _paint(self, y_hat: torch.Tensor, precision: torch.Tensor) -> torch.Tensor:
+        """Pixels (B, 3, H, W) uint8 of latents and their precision."""
+        dtype = self._g_s_dtype()
+        both = [part.to(dtype).contiguous(memory_format=torch.channels_last) for part in (y_hat, precision)]
+        x_hat = self._network("g_s")(*both).float()
+        return x_hat.mul_(255.0).add_(0.5).clamp_(0.0, 255.0).to(torch.uint8)
 
-    def _network(self, part: str) -> torch.nn.Module:
+    def _network(self, part: str):
         if part not in self._built:
-            network = _build(part, self._shape, self._tensors).to(self.device)
-            if part == "g_s":
-                network.network.to(self._g_s_dtype())
-            self._built[part] = network
+            if part == "h_s":
+                self._built[part] = PinnedHyperSynthesis(self._layers, quantiser.LEVELS, self.device)
+            else:
+                dtype = self._g_s_dtype() if part == "g_s" else torch.float32
+                self._built[part] = _build(part, self._shape, self._tensors).to(self.device, dtype)
         return self._built[part]
 
     def _g_s_dtype(self) -> torch.dtype:
-        """bfloat16 where the CPU multiplies in it, twice as fast; g_s was trained so. Only the correction that g_s
-        adds to the linear part is computed in it."""
-        return torch.bfloat16 if self.device == "cpu" and _cpu_multiplies_bfloat16() else torch.float32
+        """bfloat16 where the device multiplies in it, several times as fast; g_s was trained so."""
+        return torch.bfloat16 if self.device == "cuda" or _cpu_multiplies_bfloat16() else torch.float32
 
 
-class _Parsed:
-    """The fields of one prompt, checked before anything of the image's size is allocated."""
+def read_size(body: bytes) -> tuple[int, int]:
+    """Height and width at the head of slice 0; BitstreamError if it is too short, or too short for that size."""
+    if len(body) < SIZE_PREFIX.size:
+        raise BitstreamError(f"first slice of {len(body)} bytes: at least {SIZE_PREFIX.size} are needed")
+    height, width = SIZE_PREFIX.unpack_from(body)
+    require_size(height, width)
+    if len(body) < least_bytes(height * width):
+        raise BitstreamError(f"first slice of {len(body)} bytes for {width}x{height}: too few for that size")
+    return height, width
 
-    def __init__(self, slices: tuple[bytes, ...], z_channels: int) -> None:
-        if len(slices) != 1:
-            raise BitstreamError(f"prompt of {len(slices)} slices: this codec has exactly one")
-        body = slices[0]
-        if len(body) < SLICE_PREFIX.size:
-            raise BitstreamError(f"prompt of {len(body)} bytes: at least {SLICE_PREFIX.size} are needed")
-        self.height, self.width, z_bytes = SLICE_PREFIX.unpack_from(body)
-        require_size(self.height, self.width)
-        if len(body) < _least_bytes(self.height * self.width):
-            raise BitstreamError(f"prompt of {len(body)} bytes for {self.width}x{self.height}: too few for that size")
-        rest = len(body) - SLICE_PREFIX.size
-        if z_bytes > rest:
-            raise BitstreamError(f"prompt announces {z_bytes} bytes of z, {rest} bytes are left")
-        self.z_string = body[SLICE_PREFIX.size : SLICE_PREFIX.size + z_bytes]
-        self.y_string = body[SLICE_PREFIX.size + z_bytes :]
-        rows, columns = -(-self.height // networks.STRIDE), -(-self.width // networks.STRIDE)
-        self.z_shape = (z_channels, rows, columns)
+
+def least_bytes(pixels: int) -> int:
+    """Bytes under which a first slice is refused."""
+    return int(pixels * LEAST_BITS_PER_PIXEL / 8)
+
+
+def filled(string: bytes, missing: int) -> bytes:
+    """An entropy-coded string with at least `missing` zeros behind it, whole words, which its decoder does not read."""
+    return string + bytes(-(-max(0, missing) // 4) * 4)
+
+
+def z_shape(height: int, width: int, channels: int) -> tuple[int, int, int]:
+    """The shape of z for an image of that size."""
+    return channels, -(-height // networks.STRIDE), -(-width // networks.STRIDE)
+
+
+def z_tables(shape: tuple[int, int, int]) -> np.ndarray:
+    """The table of each symbol of z, (C * h * w,) int32: one for each channel, behind those of y."""
+    channels, rows, columns = shape
+    return np.repeat(2 * quantiser.LEVELS + np.arange(channels, dtype=np.int32), rows * columns)
+
+
+def _alike(received: list[Received]) -> list[list[int]]:
+    """Positions of prompts of one padded size, in groups of at most BATCH_PIXELS, or one."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for position, one in enumerate(received):
+        groups.setdefault(one.z.shape, []).append(position)
+    cut = []
+    for (_, rows, columns), positions in groups.items():
+        step = max(1, BATCH_PIXELS // (rows * columns * networks.STRIDE**2))
+        cut += [positions[start : start + step] for start in range(0, len(positions), step)]
+    return cut
+
+
+def _strip_rows(width: int) -> int:
+    """Rows of latents that are computed at once for an image `width` pixels wide: bounds the memory it takes."""
+    return max(8, _STRIP_PIXELS // (width * networks.Y_STRIDE) // 4 * 4)
 
 
 @functools.cache
 def _cpu_multiplies_bfloat16() -> bool:
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def _least_bytes(pixels: int) -> int:
-    return int(pixels * LEAST_BITS_PER_PIXEL / 8)
-
-
-def _fill(body: bytes, pixels: int) -> bytes:
-    """`body`, with zeros behind it if it is shorter than decoders accept; whole words, as the y string needs."""
-    missing = max(0, _least_bytes(pixels) - len(body))
-    return body + bytes(-(-missing // 4) * 4)
-
-
-def _channel_indexes(shape: tuple[int, ...]) -> np.ndarray:
-    """Each channel its own table: (C * h * w,) int32."""
-    channels, rows, columns = shape
-    return np.repeat(np.arange(channels, dtype=np.int32), rows * columns)
 
 
 def _read_weights(path: Path, facts: CodecFacts) -> tuple[networks.NetworkShape, dict[str, torch.Tensor]]:
@@ -208,12 +257,12 @@ def _read_weights(path: Path, facts: CodecFacts) -> tuple[networks.NetworkShape,
 
 def _build(part: str, shape: networks.NetworkShape, tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
     """The network `part` in float32 with the stored weights, its filters in channels-last order."""
-    make = {"g_a": networks.make_g_a, "h_a": networks.make_h_a, "g_s": networks.make_g_s}[part]
+    make = {"g_a": networks.Analysis, "h_a": networks.make_h_a, "g_s": networks.Synthesis}[part]
     with torch.device("meta"):
         network = make(shape)
     state = {}
     for name in network.state_dict():
-        value = tensors[f"{part}.{name}"].numpy().astype(np.float32)
+        value = unpack_filters(f"{part}.{name}", tensors)
         if value.ndim == 4:
             value = np.ascontiguousarray(value.transpose(0, 2, 3, 1))
             state[name] = torch.from_numpy(value).permute(0, 3, 1, 2)

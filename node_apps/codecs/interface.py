@@ -68,6 +68,14 @@ class Codec(ABC):
         Raises CodecError for an image of another shape or type, or for a bpp that the codec does not offer.
         """
 
+    def encode_sample(self, image: np.ndarray) -> Prompt:
+        """A prompt of whatever rate, to take a decoder through its work once."""
+        return self.encode(image)
+
+    def for_datagrams(self, prompt: Prompt, payload_bytes: int) -> Prompt:
+        """The prompt with slices that suit datagrams of `payload_bytes`; codecs whose slices can be joined do so."""
+        return prompt
+
     @abstractmethod
     def decode(self, prompt: Prompt) -> np.ndarray:
         """Make the image, (H, W, 3) uint8; BitstreamError if the prompt's bytes are not this codec's."""
@@ -94,8 +102,8 @@ class Codec(ABC):
 
     def require_point(self, bpp: Optional[float]) -> None:
         """CodecError if `bpp` is no positive number; codecs of one operating point accept any positive one."""
-        if bpp is not None and not 0 < bpp <= 24:
-            raise CodecError(f"bpp {bpp!r}: give a number above 0 and at most 24, or none for {self.facts.name}'s own")
+        if bpp is not None and not 0 < bpp < float("inf"):
+            raise CodecError(f"bpp {bpp!r}: give a number above 0, or none for {self.facts.name}'s own")
 
 
 def require_image(image: np.ndarray) -> np.ndarray:

@@ -23,6 +23,10 @@ _CONVS = {
     10: (256, 256, 3, 1, 1),
 }
 _POOL_BEFORE = (3, 6)
+_SOURCES = (
+    "The first is lpips/weights/v0.1/alex.pth in the PyPI wheel lpips 0.1.4, the second torchvision's AlexNet, "
+    "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth: save them under these names"
+)
 LINEAR_FILE, FEATURES_FILE = "lin_v0.1_alex.pth", "alexnet_features_imagenet.pth"
 
 
@@ -89,6 +93,8 @@ def _load_state(path: Path) -> dict:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CodecError(f"{path} is missing: give the folder with {FEATURES_FILE} and {LINEAR_FILE}") from error
+        wanted = f"{LINEAR_FILE} and {FEATURES_FILE}"
+        raise CodecError(f"{path} is missing: give the folder with {wanted}. {_SOURCES}") from error
     except Exception as error:  # torch reports damaged files with many kinds
-        raise CodecError(f"{path} is no readable state dict: {error}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise CodecError(f"{path} is no readable state dict ({reason}). {_SOURCES}") from error

@@ -23,11 +23,12 @@ _SUM_BITS = WEIGHT_BITS + ACTIVATION_BITS
 _ACTIVATION_TOP = 1 << 15
 _WEIGHT_TOP = (1 << 15) - 1
 _UPSAMPLED = 2
+_UPSAMPLING_LAYERS = 2  # of make_h_s: its first ones
 
 
 @dataclass(frozen=True)
 class PinnedLayer:
-    """One convolution: integer weights (O, I, 3, 3) and biases (O,), and whether it ends in an upsampling."""
+    """One convolution: integer weights (O, I, k, k), k odd, and biases (O,)."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -46,30 +47,41 @@ def quantise_layers(h_s: nn.Sequential) -> list[PinnedLayer]:
 
 
 class PinnedHyperSynthesis:
-    """h_s on the CPU in float64 integers; the same result for any threads, batch and machine."""
+    """h_s in float64 integers on `device`; the same result for any threads, batch, device and machine."""
 
-    def __init__(self, layers: list[PinnedLayer], scale_levels: int) -> None:
+    def __init__(self, layers: list[PinnedLayer], scale_levels: int, device: str = "cpu") -> None:
         self._layers = [
-            (torch.from_numpy(layer.weight.astype(np.float64)), torch.from_numpy(layer.bias.astype(np.float64)))
+            (
+                torch.from_numpy(layer.weight.astype(np.float64)).to(device),
+                torch.from_numpy(layer.bias.astype(np.float64)).to(device),
+            )
             for layer in layers
         ]
         self._scale_levels = scale_levels
 
-    def __call__(self, z_hat: Tensor) -> tuple[Tensor, np.ndarray]:
+    def __call__(self, z_hat: Tensor) -> tuple[Tensor, Tensor]:
         """Means and scale indexes of y, from integer z_hat (B, C, h, w).
 
         Returns mu (B, y_channels, 4h, 4w) float32 on a grid of 2^-8, and indexes likewise, int32.
         """
         top = _ACTIVATION_TOP
         x = (z_hat.double() * 2**ACTIVATION_BITS).clamp(-top, top)
-        for weight, bias in self._layers[:-1]:
-            x = _round_half_up(F.conv2d(x, weight, bias, padding=1), WEIGHT_BITS)
-            x = F.pixel_shuffle(x, _UPSAMPLED).clamp(0, top)
-        weight, bias = self._layers[-1]
-        mu, raw_index = F.conv2d(x, weight, bias, padding=1).chunk(2, dim=1)
+        for number, (weight, bias) in enumerate(self._layers[:-1]):
+            x = _round_half_up(_convolve(x, weight, bias), WEIGHT_BITS)
+            x = (F.pixel_shuffle(x, _UPSAMPLED) if number < _UPSAMPLING_LAYERS else x).clamp(0, top)
+        mu, raw_index = _convolve(x, *self._layers[-1]).chunk(2, dim=1)
         mu = _round_half_up(mu, WEIGHT_BITS).clamp(-top, top) / 2**ACTIVATION_BITS
         index = _round_half_up(raw_index, _SUM_BITS).clamp(0, self._scale_levels - 1)
-        return mu.float(), index.to(torch.int32).numpy()
+        return mu.float(), index.to(torch.int32)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A convolution as one matrix product: a library's convolution may take the way through Fourier or Winograd
+    transforms, which are not exact."""
+    outputs, _, kernel, _ = weight.shape
+    columns = F.unfold(x, kernel, padding=kernel // 2)
+    product = weight.view(outputs, -1) @ columns + bias[:, None]
+    return product.view(len(x), outputs, *x.shape[-2:])
 
 
 def _round_half_up(x: Tensor, bits: int) -> Tensor:

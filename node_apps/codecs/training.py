@@ -1,221 +1,366 @@
-"""Train a generative codec: `python -m gnl.node_apps.codecs.training CONFIG --images DIR --lpips DIR --out DIR`.
+"""Train a generative codec: the loss, its steps, and everything needed to go on after an interruption.
 
-loss = multiplier * bpp + mse_weight * MSE + lpips_weight * LPIPS; the multiplier is steered towards a target rate, as
-HiFiC does. Everything needed to go on after an interruption is in OUT/checkpoint.pt (`--resume`); the exported codec
-is OUT/NAME.safetensors with its record OUT/NAME.json.
+    one rate    multiplier * bpp + distortion
+    any rate    distortion / (distortion as it is) + multiplier * log(bpp)
+
+distortion = mse_weight * MSE + lpips_weight * LPIPS, and adversarial_weight times the judge's opinion; the multiplier
+is steered towards a target rate, as HiFiC does. Figures stay on the device until somebody reads them, since a GPU runs
+dry while it is waited for. What a user sees and keeps of a training is the business of `gnl train`, in experiments.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
+import os
 import time
-from dataclasses import asdict, dataclass, fields
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Callable, Iterator, Optional
 
 import torch
-import yaml
+import torch.nn.functional as F
 from gnl.node_apps.codecs import export
 from gnl.node_apps.codecs.devices import ThreadChooser
-from gnl.node_apps.codecs.networks import NetworkShape
-from gnl.node_apps.codecs.perceptual import Lpips, load_lpips
-from gnl.node_apps.codecs.photos import CropSampler, find_photos
-from gnl.node_apps.codecs.transform_coder import TransformCoder
-from gnl.topologies.errors import CodecError, GnlError, RunError
+from gnl.node_apps.codecs.networks import Discriminator, NetworkShape
+from gnl.node_apps.codecs.perceptual import Lpips
+from gnl.node_apps.codecs.photos import CropSampler
+from gnl.node_apps.codecs.training_config import TrainingConfig
+from gnl.node_apps.codecs.transform_coder import Estimate, TransformCoder
+from gnl.topologies.errors import CodecError, MachineError, RunError
+from safetensors import SafetensorError
+from torch import Tensor
 
 _LEAST_MULTIPLIER, _MOST_MULTIPLIER = 1e-3, 1e3
 _STEER = 0.002
 _CLIP_NORM = 1.0
 _BAD_STEPS = 50
-_START_CROPS, _START_RATE = 256, 2e-3
-_LINEAR_PACE, _HYPER_PACE, _GAIN_PACE = 0.02, 4.0, 8.0
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """The keys of a training file; `training.yaml` beside this module explains each."""
-
-    name: str
-    seed: int
-    minutes: float
-    hyper_steps: int
-    steps: int
-    threads: int
-    batches: list
-    least_side: int
-    bfloat16: bool
-    learning_rate: float
-    warmup_steps: int
-    target_bpp: float
-    start_bpp: float
-    mse_weight: float
-    lpips_weight: float
-    lpips_from: float
-    ema_decay: float
-    checkpoint_minutes: float
-    export_minutes: float
-
-
-def read_config(path: Path) -> TrainingConfig:
-    """The configuration in a YAML file; CodecError names the keys that are missing or unknown, or a bad batch."""
-    try:
-        found = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise CodecError(f"{path}: {error.strerror}; give a training file") from error
-    except yaml.YAMLError as error:
-        raise CodecError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
-    wanted = {field.name for field in fields(TrainingConfig)}
-    if not isinstance(found, dict) or set(found) != wanted:
-        keys = set(found) if isinstance(found, dict) else set()
-        raise CodecError(f"{path}: missing keys {sorted(wanted - keys)}, unknown keys {sorted(keys - wanted)}")
-    config = TrainingConfig(**found)
-    if not config.batches or any(count < 1 or side < 64 or side % 64 for count, side in config.batches):
-        raise CodecError(f"{path}: batches {config.batches}: give [crops, side] pairs, sides multiples of 64")
-    return config
+_START_CROPS, _START_SIDE, _START_RATE = 256, 128, 2e-3
+_LINEAR_PACE, _HYPER_PACE, _GAIN_PACE = 0.03, 2.0, 8.0
+_MEET_TRIES = 20
+_MOST_LOADERS = 8
+_PAUSE_S, _PAUSE_STEPS = 60.0, 10
+Watch = Callable[[str, float], None]
 
 
 class Trainer:
     """The state of one training, and its steps."""
 
     def __init__(self, config: TrainingConfig, lpips: Lpips, device: str) -> None:
+        """`device` is cpu or cuda."""
         torch.manual_seed(config.seed)
+        torch.backends.cudnn.benchmark = True  # batches have few shapes
         self.config = config
         self.device = device
+        self.threads = config.threads or len(os.sched_getaffinity(0))
+        torch.set_num_threads(self.threads)
         self.model = self._placed(TransformCoder(NetworkShape()))
         self.ema = self._placed(TransformCoder(NetworkShape())).requires_grad_(False)
         self.ema.load_state_dict(self.model.state_dict())
+        self.judge = self._placed(Discriminator(self.model.shape))
         self.lpips = self._placed(lpips)
-        self.optimizer = torch.optim.Adam(_parameter_groups(self.model), lr=config.learning_rate)
+        self.optimizer = torch.optim.Adam(_parameter_groups(self.model), lr=config.learning_rate, fused=True)
+        self.judge_optimizer = torch.optim.Adam(
+            self.judge.parameters(), lr=config.adversarial_rate, betas=(0.5, 0.9), fused=True
+        )
         self.step = 0
         self.elapsed_s = 0.0
-        self.multiplier = 1.5
-        self.bad_steps = 0
-        self.means: dict[str, float] = {}
-        self.history = [{"from_step": 0, **asdict(config)}]
+        self.history = [{"from_step": 0, **self._settings()}]
+        self._multiplier = self._scalar(config.rate_weight)
+        self._bad_steps = self._scalar(0.0)
+        self._means: dict[str, Tensor] = {}
 
-    def start(self, crops: CropSampler) -> None:
+    def start(self, crops: CropSampler, watch: Watch = lambda *_: None) -> None:
         """Set the first weights: block transforms from sample crops, and a hyperprior trained on their latents.
 
         Without the latter the hyperprior starts as noise that costs rate, and is soon trained away instead of used.
+        `watch` is told what is done, and which fraction of it.
         """
-        model, count, side = self.model, *self.config.batches[0]
-        model.start_from_blocks(torch.from_numpy(crops.draw(_START_CROPS, 128)).to(self.device))
+        model, (count, side) = self.model, self.config.batch(0)
+        watch("block transforms", 0.0)
+        model.start_from_blocks(self._images(torch.from_numpy(crops.draw(_START_CROPS, _START_SIDE, 0))))
         parts = [*model.h_a.parameters(), *model.h_s.parameters(), *model.z_model.parameters()]
         optimizer = torch.optim.Adam(parts, lr=_START_RATE)
         for step in range(self.config.hyper_steps):
+            watch("hyperprior", step / self.config.hyper_steps)
             for group in optimizer.param_groups:
                 group["lr"] = _START_RATE * (1 - 0.8 * step / self.config.hyper_steps)
+            x = self._images(torch.from_numpy(crops.draw(2 * count, side, _START_CROPS + 2 * count * step)))
             with torch.no_grad():
-                y = model.g_a.linear(torch.from_numpy(crops.draw(2 * count, side)).to(self.device))
-            _, y_bits, z_bits = model.code(y, z_free=2 * step < self.config.hyper_steps)
+                y = model.g_a(x)
+            _, _, _, y_bits, z_bits = model.code(y, z_free=2 * step < self.config.hyper_steps)
             optimizer.zero_grad(set_to_none=True)
-            pixels = 2 * count * side**2
-            ((y_bits + z_bits) / pixels).backward()
+            ((y_bits.mean() + z_bits.mean()) / side**2).backward()
             optimizer.step()
-            if step % 100 == 0:
-                y_bpp, z_bpp = y_bits.item() / pixels, z_bits.item() / pixels
-                print(f"hyperprior {step}: y {y_bpp:.4f} z {z_bpp:.4f} bpp", flush=True)
         self.ema.load_state_dict(model.state_dict())
+
+    def start_from(self, path: Path, crops: CropSampler, watch: Watch = lambda *_: None) -> None:
+        """Take another training's averaged weights; for one rate, with gains that meet its target.
+
+        CodecError if `path` is no checkpoint that fits.
+        """
+        state = _read_checkpoint(path, self.device, "give another training's checkpoint.pt")
+        with _naming(path, "give the checkpoint of a training by this release"):
+            self.model.load_state_dict(state["ema"])
+            self.history[0]["started_from"] = json.loads(state["history"]) + [{"steps": state["step"]}]
+        self._meet_target(self._images(torch.from_numpy(crops.draw(*self.config.batch(0), 0))), watch)
+        self.ema.load_state_dict(self.model.state_dict())
+
+    def _meet_target(self, x: Tensor, watch: Watch) -> None:
+        """Shift all gains until the batch takes target_bpp, and price the rate as its first steps will."""
+        first, low, high = self.model.log_gain.detach().clone(), -3.0, 5.0
+        with torch.no_grad():
+            for number in range(_MEET_TRIES):
+                watch("gains for target_bpp", number / _MEET_TRIES)
+                shift = (low + high) / 2
+                self.model.log_gain.copy_(first + shift)
+                estimate = self.model(x, self.config.bfloat16)
+                bpp = float(self._steered_bpp(estimate))
+                low, high = (shift, high) if bpp < self.config.target_bpp else (low, shift)
+            distortion = self._distortion(x, estimate.x_hat)[0].mean()
+        if not self.config.scalable:
+            self._multiplier = self._scalar(self.config.rate_weight * float(distortion) / bpp)
 
     def _placed(self, module):
         return module.to(self.device, memory_format=torch.channels_last)
+
+    def _scalar(self, value: float | Tensor) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float64, device=self.device).detach()
+
+    def _images(self, crops: Tensor) -> Tensor:
+        """Crops (B, S, S, 3) uint8 on the device, as (B, 3, S, S) float32 in [0, 1], channels last in memory."""
+        return crops.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255.0
+
+    @property
+    def device_name(self) -> str:
+        """`cpu`, or `cuda` with the GPU's name."""
+        return f"cuda ({torch.cuda.get_device_name()})" if self.device == "cuda" else self.device
+
+    def _settings(self) -> dict:
+        return {**asdict(self.config), "device": self.device}
 
     @property
     def progress(self) -> float:
         """Fraction of the training done, by steps or by time, whichever is further."""
         return min(1.0, max(self.step / self.config.steps, self.elapsed_s / (60 * self.config.minutes)))
 
-    def target_bpp(self) -> float:
-        """The rate aimed at now: falling geometrically over the first quarter."""
-        share = min(1.0, self.progress / 0.25)
-        return self.config.start_bpp ** (1 - share) * self.config.target_bpp**share
+    @property
+    def left_s(self) -> float:
+        """How long the rest will take; by time alone before the first step."""
+        by_time_s = 60 * self.config.minutes - self.elapsed_s
+        if self.step:
+            by_time_s = min(by_time_s, (self.config.steps - self.step) * self.elapsed_s / self.step)
+        return max(0.0, by_time_s)
+
+    def steps(self, crops: CropSampler) -> Iterator[None]:
+        """Train to the end of the schedule, yielding after each step; the time between is not counted.
+
+        CodecError if no photograph is any use any more; MachineError if the memory is too small for the batches.
+        """
+        threads = ThreadChooser(self.threads) if self.device == "cpu" else None
+        with _drawn_ahead(crops, self.config, self.step, pinned=self.device == "cuda") as batches:
+            while self.progress < 1.0:
+                start_s = time.monotonic()
+                if threads:
+                    threads.before_step()
+                batch = next(batches)
+                with _memory(batch):
+                    self.train_step(batch)
+                spent_s = time.monotonic() - start_s
+                if threads:
+                    threads.after_step(spent_s)
+                self._count(spent_s)
+                yield
+
+    def _count(self, spent_s: float) -> None:
+        """Count the time of a step. One that took far longer than usual was a pause: Ctrl-Z, or a machine asleep."""
+        usual_s = self.elapsed_s / (self.step - 1) if self.step > 1 else math.inf
+        self.elapsed_s += usual_s if spent_s > max(_PAUSE_S, _PAUSE_STEPS * usual_s) else spent_s
 
     def _learning_rate(self) -> float:
         warm = min(1.0, (self.step + 1) / self.config.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
-        return self.config.learning_rate * warm * (0.025 + 0.975 * cosine)
+        return self.config.learning_rate * warm * (self.config.final_rate + (1 - self.config.final_rate) * cosine)
 
-    def train_step(self, x: torch.Tensor) -> None:
-        """One update on a batch (B, 3, S, S) in [0, 1]."""
-        x = x.to(self.device, memory_format=torch.channels_last)
+    def train_step(self, crops: Tensor) -> None:
+        """One update on crops (B, S, S, 3) uint8; one whose gradient is not finite changes no weight."""
+        x = self._images(crops)
         for group in self.optimizer.param_groups:
             group["lr"] = group["pace"] * self._learning_rate()
-        estimate = self.model(x, self.config.bfloat16)
-        mse = 255.0**2 * (estimate.x_hat - x).square().mean()
-        distance = self._distance(x, estimate.x_hat)
+        estimate = self.model(x, self.config.bfloat16, self._budgets(len(x)))
+        distortion, figures = self._distortion(x, estimate.x_hat)
         bpp = estimate.y_bpp + estimate.z_bpp
-        loss = self.multiplier * bpp + self.config.mse_weight * mse + self.config.lpips_weight * distance
+        judged = self.config.adversarial_weight > 0 and self.progress >= self.config.adversarial_from
+        deceit = self._deceit(estimate) if judged else torch.zeros_like(bpp)
+        loss = self._loss(distortion, bpp, deceit)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP_NORM)
-        if torch.isfinite(norm):
-            self.optimizer.step()
-            self._steer(float(bpp.detach()))
-            self._note(loss=loss, bpp=bpp, z_bpp=estimate.z_bpp, mse=mse, lpips=distance)
-        else:
-            self.bad_steps += 1
-            if self.bad_steps > _BAD_STEPS:
-                raise RunError(f"{_BAD_STEPS} training steps had no finite gradient: lower learning_rate")
+        bad = ~torch.isfinite(norm)
+        _update(self.optimizer, bad)
+        figures |= {"loss": loss, "bpp": bpp.mean(), "z_bpp": estimate.z_bpp.mean(), "norm": norm}
+        figures["plane0"] = estimate.plane0_bpp
+        if judged:
+            figures |= {"deceit": deceit.mean(), "judge": self._train_judge(x, estimate, bad)}
+        self._steer(self._steered_bpp(estimate), bad)
+        self._note(figures, bad)
         self._average()
         self.step += 1
 
-    def _distance(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+    def _budgets(self, count: int) -> Optional[Tensor]:
+        """A bit budget for each image, uniform in its logarithm; None for a codec of one rate."""
+        if self.config.budget_bpp is None:
+            return None
+        low, high = self.config.budget_bpp
+        return low * (high / low) ** torch.rand(count, device=self.device)
+
+    def _loss(self, distortion: Tensor, bpp: Tensor, deceit: Tensor) -> Tensor:
+        """One rate: multiplier * bpp + distortion. Any rate: the logarithms of both, so that a relative improvement
+        counts the same at every budget."""
+        judged = distortion + self.config.adversarial_weight * deceit
+        if not self.config.scalable:
+            return (self._multiplier * bpp + judged).mean()
+        return (judged / distortion.detach() + self._multiplier * torch.log(bpp)).mean()
+
+    def _distortion(self, x: Tensor, x_hat: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """mse_weight * MSE + lpips_weight * LPIPS of each image, (B,), and the batch's means of both."""
+        mse = 255.0**2 * (x_hat - x).square().mean((1, 2, 3))
+        distance = self._distance(x, x_hat)
+        distortion = self.config.mse_weight * mse + self.config.lpips_weight * distance
+        return distortion, {"mse": mse.mean(), "lpips": distance.mean()}
+
+    def _distance(self, x: Tensor, x_hat: Tensor) -> Tensor:
         if self.progress < self.config.lpips_from:
-            return x.new_zeros(())
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            return x.new_zeros(len(x))
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.config.bfloat16):
             with torch.no_grad():
                 wanted = self.lpips.features(x)
             found = self.lpips.features(x_hat)
-        return self.lpips.compare(wanted, found).mean()
+        return self.lpips.compare(wanted, found)
 
-    def _steer(self, bpp: float) -> None:
-        change = _STEER * max(-0.7, min(0.7, math.log(max(bpp, 1e-3) / self.target_bpp())))
-        self.multiplier = min(_MOST_MULTIPLIER, max(_LEAST_MULTIPLIER, self.multiplier * math.exp(change)))
+    def _deceit(self, estimate: Estimate) -> Tensor:
+        """How surely the judge tells each image from a photograph, (B,): the generator's adversarial loss."""
+        self.judge.requires_grad_(False)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.config.bfloat16):
+            logits = self.judge(estimate.x_hat, estimate.y_hat.detach())
+        return F.softplus(-logits.float()).mean((1, 2, 3))
+
+    def _train_judge(self, x: Tensor, estimate: Estimate, bad: Tensor) -> Tensor:
+        self.judge.requires_grad_(True)
+        y_hat = estimate.y_hat.detach()
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.config.bfloat16):
+            real, made = self.judge(x, y_hat), self.judge(estimate.x_hat.detach(), y_hat)
+        loss = F.softplus(-real.float()).mean() + F.softplus(made.float()).mean()
+        self.judge_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        _update(self.judge_optimizer, bad)
+        return loss
+
+    def _steered_bpp(self, estimate: Estimate) -> Tensor:
+        """What target_bpp is about: the rate of the images, or, if any rate is coded, that of plane 0 alone. Without
+        the latter the price of rate would shift all gains for ever, as finer planes fill the budget up again."""
+        if self.config.scalable:
+            return self._scalar(estimate.plane0_bpp)
+        return self._scalar((estimate.y_bpp + estimate.z_bpp).mean())
+
+    def _steer(self, bpp: Tensor, bad: Tensor) -> None:
+        off = torch.log(bpp.clamp_min(1e-3) / self.config.target_bpp).clamp(-0.7, 0.7)
+        steered = (self._multiplier * torch.exp(_STEER * off)).clamp(_LEAST_MULTIPLIER, _MOST_MULTIPLIER)
+        self._multiplier = torch.where(bad, self._multiplier, steered)
 
     def _average(self) -> None:
         decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
 
-    def _note(self, **values: torch.Tensor) -> None:
-        for name, value in values.items():
-            now = float(value.detach())
-            old = self.means.get(name, now)
-            self.means[name] = old + 0.01 * (now - old)
+    def _note(self, figures: dict[str, float | Tensor], bad: Tensor) -> None:
+        self._bad_steps += bad
+        for name, value in figures.items():
+            now = self._scalar(value)
+            old = self._means.get(name, torch.where(bad, 0.0, now))
+            self._means[name] = torch.where(bad, old, old + 0.01 * (now - old))
+
+    def figures(self) -> dict[str, float]:
+        """Running means over some hundred steps, and the multiplier; waits for the device.
+
+        RunError if steps had no finite gradient, too often for chance.
+        """
+        found = self._read_figures()
+        if found.pop("bad_steps") > _BAD_STEPS:
+            raise RunError(f"over {_BAD_STEPS} training steps had no finite gradient: lower learning_rate")
+        return found
+
+    def _read_figures(self) -> dict[str, float]:
+        kept = {**self._means, "multiplier": self._multiplier, "bad_steps": self._bad_steps}
+        return dict(zip(kept, torch.stack(list(kept.values())).tolist()))
 
     def state(self) -> dict:
         """Everything that `restore` needs."""
+        means = self._read_figures()
+        del means["bad_steps"]
         return {
             "history": json.dumps(self.history),
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
+            "judge": self.judge.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "judge_optimizer": self.judge_optimizer.state_dict(),
             "step": self.step,
             "elapsed_s": self.elapsed_s,
-            "multiplier": self.multiplier,
-            "means": self.means,
+            "multiplier": means.pop("multiplier"),
+            "means": means,
         }
 
-    def restore(self, path: Path) -> None:
-        """Go on from a checkpoint; CodecError if there is none that fits."""
+    def save(self, path: Path) -> None:
+        """Replace the checkpoint at `path` in one move, so that a kill or a full disk leaves a whole one.
+
+        RunError if it cannot be written.
+        """
+        new, state = path.with_suffix(".new"), self.state()
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self.ema.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.elapsed_s = state["step"], state["elapsed_s"]
-            self.multiplier, self.means = state["multiplier"], state["means"]
-            self.history = json.loads(state["history"])
-        except Exception as error:  # torch reports damaged files with many kinds
-            reason = " ".join(str(error).split())
-            raise CodecError(f"{path}: no checkpoint to resume from ({reason}); train without --resume") from error
-        now, last = asdict(self.config), self.history[-1]
-        changed = {name: value for name, value in now.items() if last.get(name) != value}
+            with open(new, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        except (OSError, RuntimeError) as error:  # torch hides why it could not write all of it
+            new.unlink(missing_ok=True)
+            reason = getattr(error, "strerror", None) or "the disk took a part of it only"
+            raise RunError(f"{path} cannot be written ({reason}): free space there") from error
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint; CodecError if there is none that fits, or it is of a codec of another name."""
+        state = _read_checkpoint(path, self.device, "train without --resume, into another folder")
+        with _naming(path, "train without --resume, into another folder"):
+            history = json.loads(state["history"])
+            before = {key: value for entry in history for key, value in entry.items()}
+            if before["name"] != self.config.name:
+                raise CodecError(
+                    f"{path} is of {before['name']}, the configuration is of {self.config.name}: give that one's, or "
+                    "train into another folder"
+                )
+            for part in ("model", "ema", "judge", "optimizer", "judge_optimizer"):
+                getattr(self, part).load_state_dict(state[part])
+            self.step, self.elapsed_s, self.history = state["step"], state["elapsed_s"], history
+            self._multiplier = self._scalar(state["multiplier"])
+            self._means = {name: self._scalar(value) for name, value in state["means"].items()}
+        torch.manual_seed(self.config.seed + self.step)
+        changed = {key: value for key, value in self._settings().items() if before.get(key) != value}
         if changed:
-            self.history.append({**last, "from_step": self.step, **changed})
+            self.history.append({"from_step": self.step, **changed})
+
+    def export(self, path: Path, record: dict) -> None:
+        """Write the codec of the averaged weights to `path`, safetensors, and its record beside it.
+
+        RunError if it cannot be written; CodecError if the weights do not make a codec, as in a training gone wrong.
+        """
+        try:
+            export.write_codec(self.ema, path, record)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path} cannot be written ({error}): free space there") from error
 
 
 def _parameter_groups(model: TransformCoder) -> list[dict]:
@@ -233,96 +378,67 @@ def _parameter_groups(model: TransformCoder) -> list[dict]:
     ]
 
 
-def train(trainer: Trainer, crops: CropSampler, out: Path, record: dict) -> None:
-    """Run to the end of the schedule, leaving checkpoints, exports and a log line every hundred steps in `out`."""
-    config = trainer.config
-    saved_s = exported_s = trainer.elapsed_s
-    before_s = trainer.elapsed_s - time.monotonic()
-    threads = ThreadChooser(config.threads)
-    while trainer.progress < 1.0:
-        threads.before_step()
-        count, side = config.batches[trainer.step // 2 % len(config.batches)]
-        trainer.train_step(torch.from_numpy(crops.draw(count, side)))
-        threads.after_step(before_s + time.monotonic() - trainer.elapsed_s)
-        trainer.elapsed_s = before_s + time.monotonic()
-        if trainer.step % 100 == 0:
-            _log(trainer, out)
-        if trainer.elapsed_s - saved_s > 60 * config.checkpoint_minutes:
-            saved_s = trainer.elapsed_s
-            save_checkpoint(trainer, out)
-        if trainer.elapsed_s - exported_s > 60 * config.export_minutes:
-            exported_s = trainer.elapsed_s
-            export_now(trainer, out, record)
-    save_checkpoint(trainer, out)
-    export_now(trainer, out, record)
+def _update(optimizer: torch.optim.Adam, bad: Tensor) -> None:
+    """A step of a fused optimizer, skipped where the device finds `bad` true; gradient scaling has it from there."""
+    optimizer.found_inf = bad.float()
+    optimizer.step()
 
 
-def save_checkpoint(trainer: Trainer, out: Path) -> None:
-    """Replace OUT/checkpoint.pt in one move, so that a kill leaves a whole one."""
-    torch.save(trainer.state(), out / "checkpoint.new")
-    (out / "checkpoint.new").replace(out / "checkpoint.pt")
+@contextmanager
+def _drawn_ahead(
+    crops: CropSampler, config: TrainingConfig, step: int, pinned: bool
+) -> Iterator[Iterator[Tensor]]:
+    """The batches from `step` on, (B, S, S, 3) uint8, drawn by threads while earlier ones are in use; `pinned` in
+    memory from which a GPU reads without waiting."""
+    loaders = max(1, min(_MOST_LOADERS, len(os.sched_getaffinity(0)) // 2))
+    pool = ThreadPoolExecutor(loaders, thread_name_prefix="crops")
 
+    def draw(count: int, side: int, first: int) -> Tensor:
+        batch = torch.from_numpy(crops.draw(count, side, first))
+        return batch.pin_memory() if pinned else batch
 
-def export_now(trainer: Trainer, out: Path, record: dict) -> None:
-    """Write the codec of the averaged weights, with what the training has reached."""
-    reached = {
-        "steps": trainer.step,
-        "wall_s": round(trainer.elapsed_s),
-        "rate_multiplier": round(trainer.multiplier, 4),
-        "history": trainer.history,
-        "training_means": {name: round(value, 5) for name, value in trainer.means.items()},
-    }
-    export.write_codec(trainer.ema, out / f"{trainer.config.name}.safetensors", {**record, **reached})
+    def batches() -> Iterator[Tensor]:
+        coming, at, first = deque(), step, config.crops_before(step)
+        while True:
+            while len(coming) <= loaders:
+                count, side = config.batch(at)
+                coming.append(pool.submit(draw, count, side, first))
+                at, first = at + 1, first + count
+            yield coming.popleft().result()
 
-
-def _log(trainer: Trainer, out: Path) -> None:
-    means = " ".join(f"{name} {value:.4f}" for name, value in trainer.means.items())
-    line = (
-        f"step {trainer.step} {trainer.elapsed_s:.0f} s ({100 * trainer.progress:.1f}%) "
-        f"target {trainer.target_bpp():.3f} multiplier {trainer.multiplier:.3f} "
-        f"threads {torch.get_num_threads()} {means}"
-    )
-    with open(out / "train.log", "a") as log:
-        log.write(line + "\n")
-    print(line, flush=True)
-
-
-def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m gnl.node_apps.codecs.training", description=__doc__.split("\n")[0])
-    parser.add_argument("config", type=Path, help="training file (YAML)")
-    parser.add_argument("--images", nargs="+", required=True, metavar="DIR", help="folders of photographs")
-    parser.add_argument("--lpips", required=True, metavar="DIR", help="folder with the LPIPS weights")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoints, log and codec go here")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    options = parser.parse_args(arguments)
     try:
-        _run(options)
-    except GnlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    return 0
+        yield batches()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _run(options: argparse.Namespace) -> None:
-    config = read_config(options.config)
-    torch.set_num_threads(config.threads)
-    trainer = Trainer(config, load_lpips(options.lpips), options.device)
-    options.out.mkdir(parents=True, exist_ok=True)
-    if options.resume:
-        trainer.restore(options.out / "checkpoint.pt")
-    crops = CropSampler(find_photos(options.images), config.seed + trainer.step, config.least_side)
-    if not options.resume:
-        trainer.start(crops)
-    record = {
-        "name": config.name,
-        "command": f"python -m gnl.node_apps.codecs.training {options.config.name} --images DIR --lpips DIR --out DIR",
-        "data": f"{len(crops)} photographs, random square crops with random downscaling and mirroring",
-        "device": options.device,
-    }
-    train(trainer, crops, options.out, record)
+@contextmanager
+def _memory(batch: Tensor) -> Iterator[None]:
+    """MachineError where the block runs out of memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        count, side = batch.shape[:2]
+        raise MachineError(
+            f"a step with {count} crops of {side} pixels does not fit into the memory: give smaller batches in the "
+            "configuration, and go on with --resume"
+        ) from error
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _read_checkpoint(path: Path, device: str, remedy: str) -> dict:
+    with _naming(path, remedy):
+        return torch.load(path, map_location=device, weights_only=True)
+
+
+@contextmanager
+def _naming(path: Path, remedy: str) -> Iterator[None]:
+    """CodecError with the file's name, whatever goes wrong with a checkpoint: torch reports damage with many kinds."""
+    try:
+        yield
+    except CodecError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise CodecError(f"{path}: no checkpoint of such a training ({reason}); {remedy}") from error

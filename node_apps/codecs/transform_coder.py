@@ -3,7 +3,8 @@
 Rate from additive uniform noise, reconstruction from rounded latents with straight-through gradients (Minnen and
 Singh, ICIP 2020). y has a trained gain for each channel, which sets its quantisation step and with it its rate: the
 networks see latents of about unit variance, whatever the rate. Latents whose scale index is 0 are not coded at all,
-here as in the bitstream: y_hat = mu.
+here as in the bitstream: y_hat = mu. A scalable codec is trained at a bit budget drawn for each image: the classes of
+`quantiser.class_order` that fit are received, the rest is not, as when a prompt is cut there.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import math
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from gnl.node_apps.codecs import networks
+from gnl.node_apps.codecs import networks, quantiser
 from gnl.node_apps.codecs.entropy import import_entropy_models
 from torch import Tensor, nn
 
@@ -23,11 +25,14 @@ _START_GAIN, _START_DEVIATION, _START_Z_DEVIATION = 1.5, 7.0, 2.0
 
 @dataclass
 class Estimate:
-    """One training pass: x_hat (B, 3, H, W), not clipped, and the estimated bits per pixel of y and z."""
+    """One training pass: x_hat (B, 3, H, W), not clipped; the estimated bits per pixel of y and z, (B,) each; y_hat
+    (B, y_channels, H/16, W/16); and the bits per pixel that plane 0 of all latents would take."""
 
     x_hat: Tensor
     y_bpp: Tensor
     z_bpp: Tensor
+    y_hat: Tensor
+    plane0_bpp: float
 
 
 class _BoundedIndex(torch.autograd.Function):
@@ -47,10 +52,10 @@ class _BoundedIndex(torch.autograd.Function):
 
 
 def _scale_for_depth(part: nn.Module) -> None:
-    """Kaiming weights for a linear gain of 1, zero biases, and residual branches that start small."""
+    """Kaiming weights, zero biases, and residual branches that start small."""
     for module in part.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            nn.init.kaiming_normal_(module.weight, a=0.1, nonlinearity="leaky_relu")
             nn.init.zeros_(module.bias)
     for module in part.modules():
         if isinstance(module, networks.Residual):
@@ -62,6 +67,41 @@ def round_through(x: Tensor) -> Tensor:
     return x + (torch.round(x) - x).detach()
 
 
+class PlaneChooser(nn.Module):
+    """Which planes of each latent fit a bit budget, by the expected bits of their classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        order = torch.from_numpy(quantiser.class_order()).long()
+        self.register_buffer("level", order[:, 0], persistent=False)
+        self.register_buffer("plane", order[:, 1], persistent=False)
+        bits = torch.from_numpy(quantiser.class_bits()).float()
+        self.register_buffer("bits", bits[self.level, self.plane], persistent=False)
+
+    def forward(self, index: Tensor, budget_bits: Tensor) -> Tensor:
+        """Planes received of each latent, (B, C, h, w) int64, for whole scale indexes and budgets (B,).
+
+        The class that no longer fits whole is received in part, at random places.
+        """
+        flat = index.long().flatten(1)
+        count = torch.zeros(flat.shape[0], quantiser.LEVELS, device=flat.device)
+        count.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float32))
+        cost = count[:, self.level] * self.bits
+        before = cost.cumsum(1) - cost
+        share = ((budget_bits[:, None] - before) / cost.clamp_min(1e-9)).clamp(0.0, 1.0) * (cost > 0)
+        table = torch.zeros(flat.shape[0], quantiser.LEVELS * quantiser.PLANES, device=flat.device)
+        table[:, self.level * quantiser.PLANES + self.plane] = share
+        planes = torch.zeros_like(flat)
+        whole = torch.ones_like(flat, dtype=torch.bool)
+        draw = torch.rand(flat.shape, device=flat.device)
+        for plane in range(quantiser.PLANES):
+            here = table[:, plane :: quantiser.PLANES].gather(1, flat)
+            never = (flat == 0) & (plane == 0)
+            whole = whole & ((draw < here) | never)
+            planes = torch.where(whole & ~never, torch.full_like(planes, plane + 1), planes)
+        return planes.view(index.shape)
+
+
 class TransformCoder(nn.Module):
     """g_a, h_a, h_s, g_s and the two entropy models, trained jointly."""
 
@@ -69,13 +109,17 @@ class TransformCoder(nn.Module):
         super().__init__()
         bottleneck, gaussian = import_entropy_models()
         self.shape = shape
-        self.g_a = networks.make_g_a(shape)
+        self.g_a = networks.Analysis(shape)
         self.h_a = networks.make_h_a(shape)
         self.h_s = networks.make_h_s(shape)
-        self.g_s = networks.make_g_s(shape)
+        self.g_s = networks.Synthesis(shape)
         self.z_model = bottleneck(shape.z_channels, init_scale=4)
-        self.y_model = gaussian(networks.scale_table(), scale_bound=networks.SCALE_MIN)
+        self.y_model = gaussian(quantiser.scale_table(), scale_bound=quantiser.SCALE_MIN)
         self.log_gain = nn.Parameter(torch.zeros(shape.y_channels))
+        self.chooser = PlaneChooser()
+        plane0_bits = torch.from_numpy(quantiser.class_bits()[:, 0]).float()
+        self.register_buffer("plane0_bits", plane0_bits, persistent=False)
+        self.register_buffer("shifts", torch.from_numpy(quantiser.centroid_shifts()), persistent=False)
 
     def start_from_blocks(self, x: Tensor) -> None:
         """Set the weights to start training from, given sample crops (B, 3, H, W) in [0, 1].
@@ -87,7 +131,7 @@ class TransformCoder(nn.Module):
         with torch.no_grad():
             for part in (self.g_a, self.h_a, self.h_s, self.g_s):
                 _scale_for_depth(part)
-            blocks = F.pixel_unshuffle(x, networks.Y_STRIDE).permute(0, 2, 3, 1).flatten(0, 2).double()
+            blocks = F.pixel_unshuffle(x - 0.5, networks.Y_STRIDE).permute(0, 2, 3, 1).flatten(0, 2).double()
             mean = blocks.mean(0)
             variance, basis = torch.linalg.eigh(torch.cov((blocks - mean).T))
             deviation = variance.flip(0)[: self.shape.y_channels].clamp_min(1e-12).sqrt()
@@ -96,45 +140,68 @@ class TransformCoder(nn.Module):
             self.log_gain.copy_(torch.log(gain))
             forward, backward = self.g_a.linear[1], self.g_s.linear[0]
             whiten = basis / deviation[:, None]
-            forward.weight.copy_(whiten[:, :, None, None])
+            for linear, middle in ((forward, whiten), (backward, (basis * deviation[:, None]).T)):
+                linear.weight.zero_()
+                linear.weight[:, :, 1, 1] = middle.float()
             forward.bias.copy_(-whiten @ mean)
-            backward.weight.copy_((basis * deviation[:, None]).T[:, :, None, None])
             backward.bias.copy_(mean)
-            self.g_a.network[-1].weight.mul_(0.1)
-            self.g_s.network[-2].weight.mul_(0.1)
+            self.g_a.network[-1].weight.mul_(0.02)
+            self.g_s.finish[-2].weight.mul_(0.1)
             self.h_s[-1].weight[: self.shape.y_channels].mul_(0.05)
-            self.h_s[-1].bias[self.shape.y_channels :] = -math.log(networks.SCALE_MIN) / networks.SCALE_STEP
+            self.h_s[-1].bias[self.shape.y_channels :] = -math.log(quantiser.SCALE_MIN) / quantiser.SCALE_STEP
             z = self.h_a(self.g_a(x))
             self.h_a[-1].weight.mul_(_START_Z_DEVIATION / z.std())
 
-    def forward(self, x: Tensor, half: bool = False) -> Estimate:
-        """x (B, 3, H, W) in [0, 1], sides multiples of 64; `half` runs g_a and g_s in bfloat16."""
+    def forward(self, x: Tensor, half: bool = False, budget_bpp: Optional[Tensor] = None) -> Estimate:
+        """x (B, 3, H, W) in [0, 1], sides multiples of 64; `half` runs g_a and g_s in bfloat16; `budget_bpp` (B,)
+        is where the prompts of a scalable codec are cut, None codes plane 0 of every latent and nothing else."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
             y = self.g_a(x)
-        y_hat, y_bits, z_bits = self.code(y.float())
+        pixels = x.shape[2] * x.shape[3]
+        budget_bits = None if budget_bpp is None else budget_bpp * pixels
+        y_hat, planes, level, y_bits, z_bits = self.code(y.float(), budget_bits)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-            x_hat = self.g_s(y_hat)
-        pixels = x.shape[0] * x.shape[2] * x.shape[3]
-        return Estimate(x_hat.float(), y_bits / pixels, z_bits / pixels)
+            x_hat = self.g_s(y_hat, networks.precision_of(planes))
+        plane0_bpp = float(self.plane0_bits[level.long()].sum()) / (len(x) * pixels)
+        return Estimate(x_hat.float(), y_bits / pixels, z_bits / pixels, y_hat, plane0_bpp)
 
-    def code(self, y: Tensor, z_free: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """y_hat, and the estimated bits of y and of z; `z_free` fits the bits of z without a pull on z itself."""
+    def code(
+        self, y: Tensor, budget_bits: Optional[Tensor] = None, z_free: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """y_hat, of each latent the planes received and the scale level, and the estimated bits (B,) of y and of z.
+
+        `z_free` fits the bits of z without a pull on z itself.
+        """
         z = self.h_a(y)
         _, z_likelihood = self.z_model(z.detach() if z_free else z, training=True)
+        z_bits = -torch.log2(z_likelihood).sum((1, 2, 3))
         mu, raw_index = self.h_s(round_through(z)).chunk(2, dim=1)
         log_gain = self.log_gain.view(1, -1, 1, 1)
-        residual = (y - mu) * torch.exp(log_gain)
-        index = _BoundedIndex.apply(raw_index + log_gain / networks.SCALE_STEP, float(networks.SCALE_LEVELS - 1))
-        sigma = networks.SCALE_MIN * torch.exp(networks.SCALE_STEP * index)
-        _, y_likelihood = self.y_model(residual, sigma, training=True)
-        coded = (index >= 0.5).float()
-        y_hat = round_through(residual) * coded * torch.exp(-log_gain) + mu
-        y_bits = -(torch.log(y_likelihood) * coded).sum() / math.log(2)
-        y_idle_bits = -(torch.log(y_likelihood) * (1 - coded)).sum() / math.log(2)
-        z_bits = -torch.log(z_likelihood).sum() / math.log(2)
+        index = _BoundedIndex.apply(raw_index + log_gain / quantiser.SCALE_STEP, float(quantiser.LEVELS - 1))
+        level = torch.round(index.detach())
+        if budget_bits is None:
+            planes = (level > 0).long()
+        else:
+            planes = self.chooser(level, (budget_bits - z_bits.detach()).clamp_min(0.0))
+        finer = 3.0 ** (planes - 1).clamp_min(0)  # steps of the last plane received in one of plane 0
+        residual = (y - mu) * torch.exp(log_gain) * finer
+        sigma = quantiser.SCALE_MIN * torch.exp(quantiser.SCALE_STEP * index) * finer
+        _, likelihood = self.y_model(residual, sigma, training=True)
+        bits = -torch.log2(likelihood)
+        coded = (planes > 0).float()
+        centred = self._centred(residual, level + quantiser.LEVELS_PER_PLANE * (planes - 1))
+        y_hat = centred * coded / finer * torch.exp(-log_gain) + mu
         # latents that are not coded cost nothing, but must stay near mu: their bits pull, and are not counted as rate
-        pull = y_idle_bits - y_idle_bits.detach()
-        return y_hat, y_bits + pull, z_bits
+        idle_bits = (bits * (1 - coded)).sum((1, 2, 3))
+        return y_hat, planes, level, (bits * coded).sum((1, 2, 3)) + idle_bits - idle_bits.detach(), z_bits
+
+    def _centred(self, residual: Tensor, level: Tensor) -> Tensor:
+        """The residual rounded and moved to the centroid of its cell, with the gradient of the identity."""
+        symbol = torch.round(residual.detach())
+        level = level.clamp(0, quantiser.LEVELS - 1).long()
+        column = symbol.abs().clamp_max(self.shifts.shape[1] - 1).long()
+        shift = self.shifts.flatten()[level * self.shifts.shape[1] + column]
+        return residual + (symbol - torch.sign(symbol) * shift - residual.detach())
 
     def folded(self) -> TransformCoder:
         """A copy with gains of 1, the same in effect: the gains have moved into the convolutions around y."""
@@ -144,12 +211,12 @@ class TransformCoder(nn.Module):
             for last in (copy.g_a.linear[1], copy.g_a.network[-1]):
                 last.weight.mul_(gain)
                 last.bias.mul_(gain.flatten())
-            for first in (copy.g_s.linear[0], copy.g_s.network[0]):
-                first.weight.div_(gain.view(1, -1, 1, 1))
+            for first in (copy.g_s.linear[0], copy.g_s.latents):
+                first.weight[:, : self.shape.y_channels].div_(gain.view(1, -1, 1, 1))
             copy.h_a[1].weight.div_(gain.repeat(2, 1, 1, 1).view(1, -1, 1, 1))
             last, channels = copy.h_s[-1], self.shape.y_channels
             last.weight[:channels].mul_(gain)
             last.bias[:channels].mul_(gain.flatten())
-            last.bias[channels:].add_(self.log_gain / networks.SCALE_STEP)
+            last.bias[channels:].add_(self.log_gain / quantiser.SCALE_STEP)
             copy.log_gain.zero_()
         return copy

@@ -1,15 +1,15 @@
-"""CompressAI's pretrained models by name, from a checkpoint file that the user has.
+"""CompressAI's pretrained models by name, from its own download or a checkpoint file that the user has.
 
     slice 0    height u16 | width u16 | strings u8 | bytes of each string u32... | the strings      (network order)
 
-Their entropy parameters come from floating-point networks: decode on the same kind of device that encoded.
+Their entropy parameters come from floating-point networks: decode on the same kind of device that encoded. The rANS
+decoder trusts its input; it gets strings long enough for whatever the symbols can ask of it (`entropy`).
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Optional
 
 import numpy as np
 from gnl.node_apps.codecs.entropy import read_ahead_bytes
-from gnl.node_apps.codecs.interface import Codec, CodecFacts, Prompt, require_image, require_size
+from gnl.node_apps.codecs.interface import Codec, CodecFacts, Prompt, require_image
 from gnl.topologies.errors import BitstreamError, CodecError
 
 QUALITIES = {
@@ -29,7 +29,6 @@ QUALITIES = {
     "cheng2020-attn": 6,
 }
 AUTOREGRESSIVE = ("mbt2018", "cheng2020-anchor", "cheng2020-attn")
-ALLOW_VARIABLE = "GNL_ALLOW_AUTOREGRESSIVE"
 STRIDE = 64
 _PREFIX = struct.Struct("!HHB")
 _LENGTH = struct.Struct("!I")
@@ -37,19 +36,28 @@ _LENGTH = struct.Struct("!I")
 
 @dataclass(frozen=True)
 class ZooSpec:
-    """Which model, at which quality, from which file."""
+    """Which model, at which quality, from which file; None for the one that CompressAI offers."""
 
     model: str
     quality: int
-    checkpoint: Path
+    checkpoint: Optional[Path]
+
+    def file(self) -> Path:
+        """The checkpoint, downloaded if need be; MachineError if it cannot be."""
+        if self.checkpoint is not None:
+            return self.checkpoint
+        from gnl.node_apps.codecs.zoo_download import pretrained
+
+        return pretrained(self.model, self.quality)
 
     def sha256(self) -> str:
-        """Hash of the checkpoint; CodecError if it cannot be read."""
+        """Hash of the checkpoint; CodecError if it cannot be read, MachineError if it cannot be downloaded."""
+        path = self.file()
         try:
-            stat = self.checkpoint.stat()
-            return _sha256(self.checkpoint, stat.st_mtime_ns, stat.st_size)
+            stat = path.stat()
+            return _sha256(path, stat.st_mtime_ns, stat.st_size)
         except OSError as error:
-            raise CodecError(f"checkpoint {self.checkpoint}: {error.strerror}; give a file that you have") from error
+            raise CodecError(f"checkpoint {path}: {error.strerror}; give a file that you have") from error
 
 
 @functools.lru_cache(maxsize=16)
@@ -57,12 +65,8 @@ def _sha256(path: Path, _mtime_ns: int, _size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def parse_zoo(rest: str, allow_autoregressive: Optional[bool] = None) -> ZooSpec:
-    """The spec in `<model>:<quality>:<checkpoint>`; CodecError says which of the three is wrong.
-
-    Autoregressive models take seconds an image to decode: refused, unless the parameter or the environment variable
-    GNL_ALLOW_AUTOREGRESSIVE=1 insists.
-    """
+def parse_zoo(rest: str) -> ZooSpec:
+    """The spec in `<model>:<quality>[:<checkpoint>]`; CodecError says which of them is wrong."""
     model, _, more = rest.partition(":")
     quality, _, checkpoint = more.partition(":")
     if model not in QUALITIES:
@@ -70,15 +74,7 @@ def parse_zoo(rest: str, allow_autoregressive: Optional[bool] = None) -> ZooSpec
     top = QUALITIES[model]
     if not (quality.isascii() and quality.isdigit() and 1 <= int(quality) <= top):
         raise CodecError(f"compressai:{model} has no quality {quality!r}: accepted are 1 to {top}")
-    if not checkpoint:
-        raise CodecError(f"compressai:{model}:{quality} needs a checkpoint file: compressai:{model}:{quality}:PATH")
-    allowed = os.environ.get(ALLOW_VARIABLE) == "1" if allow_autoregressive is None else allow_autoregressive
-    if model in AUTOREGRESSIVE and not allowed:
-        raise CodecError(
-            f"compressai:{model} decodes pixel after pixel, seconds an image, too slow for a router: "
-            f"choose mbt2018-mean, or set {ALLOW_VARIABLE}=1 to insist"
-        )
-    return ZooSpec(model, int(quality), Path(checkpoint))
+    return ZooSpec(model, int(quality), Path(checkpoint) if checkpoint else None)
 
 
 class ZooCodec(Codec):
@@ -112,6 +108,7 @@ class ZooCodec(Codec):
     def encode(self, image: np.ndarray, bpp: Optional[float] = None) -> Prompt:
         """Code an image at the model's one operating point, whatever `bpp` asks for."""
         import torch
+        from gnl.node_apps.codecs.generative import filled, least_bytes
         from gnl.node_apps.codecs.networks import pad_to_stride
 
         self.require_point(bpp)
@@ -119,6 +116,8 @@ class ZooCodec(Codec):
         with torch.inference_mode():
             x = torch.from_numpy(np.array(image.transpose(2, 0, 1)[None])).to(self.device).float() / 255.0
             strings = [one[0] for one in self._placed_model().compress(pad_to_stride(x))["strings"]]
+        used = _PREFIX.size + sum(_LENGTH.size + len(one) for one in strings)
+        strings[-1] = filled(strings[-1], least_bytes(height * width) - used)
         head = _PREFIX.pack(height, width, len(strings)) + b"".join(_LENGTH.pack(len(one)) for one in strings)
         return Prompt(self.facts.codec_id, self.facts.weights_id, (head + b"".join(strings),))
 
@@ -144,12 +143,14 @@ class ZooCodec(Codec):
 
 
 def _parse(slices: tuple[bytes, ...], count: int) -> tuple[int, int, list[bytes]]:
+    from gnl.node_apps.codecs.generative import read_size
+
     if len(slices) != 1 or len(slices[0]) < _PREFIX.size + count * _LENGTH.size:
         sizes = [len(one) for one in slices]
         raise BitstreamError(f"prompt with slices of {sizes} bytes: one slice with all its fields is needed")
     body = slices[0]
-    height, width, found = _PREFIX.unpack_from(body)
-    require_size(height, width)
+    height, width = read_size(body)
+    found = _PREFIX.unpack_from(body)[2]
     if found != count:
         raise BitstreamError(f"prompt with {found} strings: this model has {count}")
     lengths = [_LENGTH.unpack_from(body, _PREFIX.size + n * _LENGTH.size)[0] for n in range(count)]
@@ -171,14 +172,15 @@ def _load_model(spec: ZooSpec):
     from compressai.zoo.image import cfgs, model_architectures
     from compressai.zoo.pretrained import load_pretrained
 
-    state = _read_state(spec.checkpoint)
+    path = spec.file()
+    state = _read_state(path)
     model = model_architectures[spec.model](*cfgs[spec.model][spec.quality])
     try:
         model.load_state_dict(load_pretrained(state))
     except (RuntimeError, KeyError, ValueError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CodecError(
-            f"checkpoint {spec.checkpoint} does not fit compressai:{spec.model}:{spec.quality} ({reason}): "
+            f"checkpoint {path} does not fit compressai:{spec.model}:{spec.quality} ({reason}): "
             "give the model and quality that it was trained as"
         ) from error
     model.update(force=True)

