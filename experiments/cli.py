@@ -227,7 +227,7 @@ def convert(checkpoint, codec, out) -> None:
 )
 @click.option("--lpips", required=True, type=_PATH, metavar="DIR", help="Folder with the weights of LPIPS.")
 @click.option("--out", required=True, type=_PATH, metavar="DIR", help="Checkpoint, codec, pictures and log go there.")
-@click.option("--start", type=_PATH, metavar="FILE", help="checkpoint.pt of another training to start from.")
+@click.option("--start", metavar="NAME|FILE", help="Start from a codec of gnl's, or a checkpoint or weights.")
 @click.option("--resume", is_flag=True, help="Go on from OUT's checkpoint.")
 @_DEVICE
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads, at most  [default: all]")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gnl.node_apps.codecs.photos import Album, CropSampler, HeldOut, find_photos, hold_out
-from gnl.node_apps.codecs.registry import load_codec, read_sidecar
+from gnl.node_apps.codecs.registry import GENERATIVE_CODEC_IDS, WEIGHTS_DIR, load_codec, read_sidecar
 from gnl.node_apps.codecs.training_config import TrainingConfig, read_config, seen
 from gnl.topologies.errors import GnlError, UsageError
 
@@ -31,13 +31,14 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What `gnl train` was asked for; `threads` and `minutes` replace what the configuration says."""
+    """What `gnl train` was asked for: `start` is a codec's name or a file; `threads` and `minutes` replace what the
+    configuration says."""
 
     config: str
     images: Sequence[Path]
     lpips: Path
     out: Path
-    start: Path | None = None
+    start: str | None = None
     resume: bool = False
     device: str = "auto"
     threads: int | None = None
@@ -114,6 +115,11 @@ def train(options: TrainOptions) -> bool:
             return sitting.run()
 
 
+def _weights_of(start: str) -> Path:
+    """The file to start from: a codec's that comes with gnl, by its name, or the user's own."""
+    return WEIGHTS_DIR / f"{start}.safetensors" if start in GENERATIVE_CODEC_IDS else Path(start)
+
+
 def _goal(config: TrainingConfig) -> str:
     rates = f"{config.target_bpp:g} bpp" if not config.scalable else "{:g} to {:g} bpp".format(*config.budget_bpp)
     return f"{rates}: {duration(60 * config.minutes)} or {config.steps} steps"
@@ -144,7 +150,7 @@ class _Sitting:
             trainer.restore(self._folder.checkpoint)
             self._view.note(f"going on from step {trainer.step} ({100 * trainer.progress:.1f}%)")
         elif options.start:
-            trainer.start_from(options.start, self._crops, self._watch)
+            trainer.start_from(_weights_of(options.start), self._crops, self._watch)
         else:
             trainer.start(self._crops, self._watch)
         self._folder.log("start", resumed=options.resume, step=trainer.step, **self._facts())

@@ -157,7 +157,9 @@ class TestBudget:
         )
         refused(2, "encode", PHOTO, "-o", "z.gnl", "--codec", "jpeg:20", "--bpp", 0.01, says=f"needs {size} bytes")
 
-    @pytest.mark.parametrize("option", [("--bpp", 0), ("--bpp", "nan"), ("--bpp", -1), ("--bpp", "inf"), ("--bytes", 0)])
+    @pytest.mark.parametrize(
+        "option", [("--bpp", 0), ("--bpp", "nan"), ("--bpp", -1), ("--bpp", "inf"), ("--bytes", 0)]
+    )
     def test_budgets_that_are_none(self, option):
         refused(2, "encode", PHOTO, "-o", "x.gnl", "--codec", "jpeg:20", *option, says=option[0].strip("-"))
 

@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from gnl.node_apps.codecs import entropy
 from gnl.node_apps.codecs.entropy import FREQUENCY_TOTAL, SYMBOL_LIMIT, SymbolCoder, read_ahead_bytes
 from gnl.topologies.errors import BitstreamError
 from hypothesis import given, settings
@@ -121,6 +122,28 @@ def test_what_was_encoded_is_read_to_its_end_and_no_further():
     symbols, indexes = rng.integers(-60, 60, 500), rng.integers(0, 3, 500)
     string = CODER.encode(symbols, indexes)
     assert len(string) - 4 <= bytes_read(string, indexes) <= len(string)
+
+
+def test_strings_of_nothing_but_escapes_return():
+    """The longest that there are."""
+    symbols = np.resize([SYMBOL_LIMIT, -SYMBOL_LIMIT], 5000)
+    indexes = np.zeros(5000, np.int32)
+    string = CODER.encode(symbols, indexes)
+    assert len(string) > 3 * 5000 and np.array_equal(CODER.decode(string, indexes), symbols)
+
+
+def test_bytes_behind_what_the_symbols_take_are_not_even_copied(monkeypatch):
+    """A megabyte for a few symbols would otherwise make the decoder reserve many."""
+    reserved = []
+
+    def watch(string_bytes, symbols):
+        reserved.append(read_ahead_bytes(string_bytes, symbols))
+        return reserved[-1]
+
+    monkeypatch.setattr(entropy, "read_ahead_bytes", watch)
+    symbols, indexes = np.array([0, 1, -1]), np.array([1, 1, 1])
+    string = CODER.encode(symbols, indexes) + b"\xff" * (1 << 20)
+    assert CODER.decode(string, indexes).tolist() == [0, 1, -1] and reserved[0] < 10_000
 
 
 def test_bits_are_what_the_string_takes():

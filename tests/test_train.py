@@ -3,10 +3,12 @@
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +18,11 @@ from gnl.experiments import cli, train, training_view
 from gnl.experiments.train import TrainOptions
 from gnl.experiments.training_folder import TrainingFolder, claimed
 from gnl.node_apps.codecs import photos, training
-from gnl.node_apps.codecs.registry import load_codec
+from gnl.node_apps.codecs.registry import WEIGHTS_DIR, load_codec
 from gnl.topologies.errors import CodecError, MachineError, RunError, UsageError
 from gnl.topologies.interrupts import ENDING
 from PIL import Image
+from safetensors.torch import load_file
 from tiny_training import ANY_RATE, CONFIG, SHAPE, make_lpips, make_photos
 
 LEFT = ["checkpoint.pt", "pictures.png", "tiny.json", "tiny.safetensors", "train.log"]
@@ -129,10 +132,11 @@ class TestWhatIsLeft:
         assert refused.exit_code == 2 and "name it with --codec" in refused.stderr
 
     def test_a_finished_one_that_is_resumed_exports_again(self, done, things, tmp_path, capsys):
-        before = (done / "tiny.safetensors").read_bytes()
+        before = load_file(done / "tiny.safetensors")
         (done / "tiny.safetensors").unlink()
         assert train.train(options(things, tmp_path, 3, SAVED_ALWAYS, out=done, resume=True))
-        assert (done / "tiny.safetensors").read_bytes() == before
+        after = load_file(done / "tiny.safetensors")
+        assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
         assert "going on from step 3 (100.0%)" in capsys.readouterr().err
 
 
@@ -147,7 +151,7 @@ def test_a_scalable_one_is_looked_at_at_several_rates(things, tmp_path, capsys):
 
 def test_the_first_line_comes_before_anything_slow(things, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train, "find_photos", lambda folders: pytest.fail(capsys.readouterr().err))
-    with pytest.raises(pytest.fail.Exception, match="training tiny for 0.3 bpp: 65 min or 4 steps, into"):
+    with pytest.raises(pytest.fail.Exception, match="training tiny for 0.3 bpp: 60 min or 4 steps, into"):
         train.train(options(things, tmp_path))
 
 
@@ -159,6 +163,11 @@ def test_another_training_can_be_its_beginning(things, tmp_path, monkeypatch):
     record = json.loads((tmp_path / "next" / "next.json").read_text())
     assert record["history"][0]["started_from"][-1] == {"steps": 2} and record["command"].endswith("--start FILE")
     assert "judge" in record["loss"]
+
+
+def test_a_codec_that_comes_with_gnl_can_be_named_to_start_from():
+    assert train._weights_of("gnl-scalable") == WEIGHTS_DIR / "gnl-scalable.safetensors"
+    assert train._weights_of("my/checkpoint.pt") == Path("my/checkpoint.pt")
 
 
 class TestRefused:
@@ -318,8 +327,6 @@ class TestProgress:
 
 
 class TestStopping:
-    """A real process and real signals."""
-
     CODE = """
 import sys
 from gnl.experiments import cli
@@ -328,77 +335,92 @@ make_small(type("Patch", (), {"setattr": setattr}))
 cli.main(sys.argv[1:], prog_name="gnl")
 """
 
-    def begin(self, things, tmp_path, *more, text=""):
+    def arguments(self, things, tmp_path, text=""):
         (tmp_path / "tiny.yaml").write_text(f"{CONFIG}{text}")
-        command = [sys.executable, "-c", self.CODE, "train", "tiny.yaml", "--images", str(things / "photos")]
-        command += ["--lpips", str(things / "lpips"), "--out", "out", "--device", "cpu", *more]
-        paths = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
-        )
+        images, lpips = (str(things / name) for name in ("photos", "lpips"))
+        return ["train", "tiny.yaml", "--images", images, "--lpips", lpips, "--out", "out", "--device", "cpu"]
 
-    def wait_for(self, process, out, done):
-        """Until the log says what is waited for; the process must be alive until then."""
-        while not ((out / "train.log").exists() and done(logged(out))):
+    def gnl(self, *arguments):
+        return CliRunner().invoke(cli.main, list(arguments), prog_name="gnl")
+
+    @pytest.fixture
+    def running(self, things, tmp_path):
+        """A real process, which has made some steps."""
+        paths = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+        process = subprocess.Popen(
+            [sys.executable, "-c", self.CODE, *self.arguments(things, tmp_path, "checkpoint_minutes: 0.0001\n")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
+        log = tmp_path / "out" / "train.log"
+        while not (log.exists() and any(line["step"] > 2 for line in logged(tmp_path / "out"))):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
+        yield process
+        process.kill()
+        process.communicate()
 
-    def stop(self, things, tmp_path, number):
-        """Begin a training, end it by a signal after some steps; at which one, and what it said."""
-        process = self.begin(things, tmp_path, text="checkpoint_minutes: 0.001\n")
+    def test_ctrl_c_keeps_everything_and_says_how_to_go_on(self, things, tmp_path, running):
+        running.send_signal(signal.SIGINT)
+        stdout, said = running.communicate(timeout=120)
+        assert (running.returncode, stdout) == (130, ""), said
         out = tmp_path / "out"
-        self.wait_for(process, out, lambda lines: any(line["step"] > 2 for line in lines))
-        process.send_signal(number)
-        stdout, said = process.communicate(timeout=120)
-        assert (process.returncode, stdout) == (130, ""), said
-        return logged(out, "stop")[0]["step"], said
-
-    def test_ctrl_c_keeps_everything_and_says_how_to_go_on(self, things, tmp_path):
-        stopped, said = self.stop(things, tmp_path, signal.SIGINT)
-        out = tmp_path / "out"
-        command = f"gnl train tiny.yaml --images {things}/photos --lpips {things}/lpips --out out --device cpu --resume"
+        stopped = logged(out, "stop")[0]["step"]
+        arguments = self.arguments(things, tmp_path, f"steps: {stopped + 2}\n")
+        command = f"gnl {' '.join(arguments)} --resume"
         assert said.splitlines()[-1].endswith(f"stopped at step {stopped}, all of it kept; to go on: {command}")
         state = torch.load(out / "checkpoint.pt", weights_only=True)
         assert state["step"] == stopped > 2 and not list(out.glob("*.new"))
-        again = self.begin(things, tmp_path, "--resume", text=f"steps: {stopped + 2}\n")
-        stdout, said = again.communicate(timeout=120)
-        assert again.returncode == 0 and f"going on from step {stopped} " in said, said
+        again = self.gnl(*arguments, "--resume")
+        assert again.exit_code == 0 and f"going on from step {stopped} " in again.stderr, again.output
         record = json.loads((out / "tiny.json").read_text())
         assert record["steps"] == stopped + 2 and record["history"][1]["from_step"] == stopped
-        assert "use it as --codec trained:out/tiny.safetensors" in stdout
+        assert again.stdout.endswith("use it as --codec trained:out/tiny.safetensors\n")
 
-    def test_so_does_the_end_of_a_job(self, things, tmp_path):
-        stopped, _ = self.stop(things, tmp_path, signal.SIGTERM)
-        assert torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["step"] == stopped
-
-    def test_a_kill_leaves_the_last_checkpoint_and_no_lock(self, things, tmp_path):
-        process = self.begin(things, tmp_path, text="checkpoint_minutes: 0.001\n")
-        self.wait_for(process, tmp_path / "out", lambda lines: any(line["step"] > 1 for line in lines))
-        process.kill()
-        process.communicate()
+    def test_a_kill_leaves_a_checkpoint_and_no_lock(self, tmp_path, running):
+        running.kill()
+        running.communicate()
         assert torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["step"] >= 1
         with open(tmp_path / "out" / "train.log") as log:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def test_before_the_first_step_there_is_nothing_to_keep(self, things, tmp_path):
-        process = self.begin(things, tmp_path, text="hyper_steps: 1000000\n")
-        while not (tmp_path / "out" / "train.log").exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 130 and "stopped before the first step" in said
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_the_end_of_a_job_or_of_a_terminal_keeps_everything_too(self, things, tmp_path, monkeypatch, number):
+        step = training.Trainer.train_step
+
+        def interrupted(self, crops):
+            if self.step == 1:
+                signal.raise_signal(number)
+            step(self, crops)
+
+        monkeypatch.setattr(training.Trainer, "train_step", interrupted)
+        assert self.gnl(*self.arguments(things, tmp_path)).exit_code == 130
+        assert torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["step"] == 2
+
+    def test_before_the_first_step_there_is_nothing_to_keep(self, things, tmp_path, monkeypatch):
+        start = training.Trainer.start
+
+        def interrupted(self, crops, watch):
+            signal.raise_signal(signal.SIGINT)
+            start(self, crops, watch)
+
+        monkeypatch.setattr(training.Trainer, "start", interrupted)
+        done = self.gnl(*self.arguments(things, tmp_path))
+        assert done.exit_code == 130 and "stopped before the first step" in done.stderr
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.log"]
 
-    def test_a_full_disk_is_one_line_and_leaves_the_former_checkpoint(self, things, tmp_path):
+    def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_checkpoint(self, things, tmp_path):
         """The limit of a file's size does what a full disk does, in the kernel."""
-        code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000))\n"
-        self.CODE = code + TestStopping.CODE
-        process = self.begin(things, tmp_path)
-        stdout, said = process.communicate(timeout=120)
-        assert process.returncode == 1 and stdout == "" and "Traceback" not in said
-        assert "out/checkpoint.pt cannot be written (" in said.splitlines()[-1]
-        assert said.endswith("): free space there\n")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+        try:
+            done = self.gnl(*self.arguments(things, tmp_path))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert done.exit_code == 1 and done.stdout == ""
+        assert "gnl: out/checkpoint.pt cannot be written (" in done.stderr.splitlines()[-1]
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.log"]
 
 
@@ -434,7 +456,7 @@ class TestCommand:
         assert self.run(*arguments, *more).exit_code == 130
         path = type(tmp_path)
         first = TrainOptions("gnl-low", (path("a"), path("b")), path("l"), path("o"))
-        assert asked == [first, TrainOptions(*list(vars(first).values())[:4], path("s.pt"), True, "cpu", 2, 0.5)]
+        assert asked == [first, TrainOptions(*list(vars(first).values())[:4], "s.pt", True, "cpu", 2, 0.5)]
 
     @pytest.mark.parametrize("option", ["--images", "--lpips", "--out"])
     def test_what_it_needs(self, option):

@@ -351,6 +351,16 @@ class TestStartFrom:
         trainer.start_from(tmp_path / "checkpoint.pt", crops)
         assert trainer.figures()["multiplier"] == pytest.approx(0.7)
 
+    def test_exported_weights_do_as_well(self, crops, tmp_path):
+        first = self.checkpoint(crops, tmp_path)
+        first.export(tmp_path / "first.safetensors", {"history": first.history, "steps": 3})
+        trainer = make_trainer(budget_bpp=None, target_bpp=0.2, batches=[[8, 64]])
+        trainer.start_from(tmp_path / "first.safetensors", crops)
+        with torch.no_grad():
+            estimate = trainer.ema(trainer._images(batch(crops, 8)))
+        assert float((estimate.y_bpp + estimate.z_bpp).mean()) == pytest.approx(0.2, rel=0.1)
+        assert trainer.history[0]["started_from"] == [*first.history, {"steps": 3}]
+
     def test_the_history_says_what_it_was(self, crops, tmp_path):
         first = self.checkpoint(crops, tmp_path)
         trainer = make_trainer(budget_bpp=None)

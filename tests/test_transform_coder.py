@@ -8,6 +8,7 @@ import torch
 from gnl.node_apps.codecs import export, quantiser
 from gnl.node_apps.codecs.registry import load_codec
 from gnl.node_apps.codecs.transform_coder import PlaneChooser, TransformCoder, _BoundedIndex
+from gnl.topologies.errors import CodecError
 from tiny_training import SHAPE
 
 
@@ -167,6 +168,35 @@ def test_folding_the_gains_away_changes_nothing(model):
     # a latent at the border of two cells may fall into the other by a rounding
     assert float(((before.x_hat - after.x_hat).abs() > 1e-3).float().mean()) < 0.02
     assert torch.equal(model.log_gain, model.log_gain.clone()) and model.g_a.linear[1] is not folded.g_a.linear[1]
+
+
+def test_what_is_stored_can_be_trained_further(model, tmp_path):
+    export.write_codec(model, tmp_path / "t.safetensors", {"scalable": True})
+    found, wanted, x = export.read_codec(tmp_path / "t.safetensors"), model.folded(), blurred(seed=3)
+    assert found.shape == SHAPE and float(found.log_gain.detach().abs().max()) == 0
+    for (name, value), other in zip(found.named_parameters(), wanted.parameters()):
+        assert torch.allclose(value, other, rtol=0.02, atol=0.02 * float(other.detach().abs().max())), name
+    torch.manual_seed(0)
+    before = wanted(x)
+    torch.manual_seed(0)
+    after = found(x)
+    assert torch.allclose(before.z_bpp, after.z_bpp, rtol=0.1) and torch.allclose(before.y_bpp, after.y_bpp, rtol=0.05)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage"])
+def test_what_is_not_stored_so_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "t.safetensors").write_bytes(content)
+    with pytest.raises(CodecError, match="t.safetensors: .*that gnl train wrote"):
+        export.read_codec(tmp_path / "t.safetensors")
+
+
+def test_weights_of_another_release_are_refused(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "LAYOUT", "gnl-older")
+    export.write_codec(model, tmp_path / "t.safetensors", {})
+    monkeypatch.undo()
+    with pytest.raises(CodecError, match="layout 'gnl-older', this release reads"):
+        export.read_codec(tmp_path / "t.safetensors")
 
 
 def test_blocks_of_few_dimensions_survive_the_first_linear_transform():

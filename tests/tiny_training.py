@@ -11,6 +11,7 @@ SHAPE = NetworkShape(8, 4, 8, (8, 8, 8), (1, 1, 1), (8, 8, 8, 8), (1, 1, 1))
 CONFIG = """
 based_on: gnl-scalable
 name: tiny
+minutes: 60
 threads: 1
 hyper_steps: 2
 batches: [[2, 64]]
@@ -24,7 +25,8 @@ ANY_RATE = "budget_bpp: [0.03, 1.0]\n"
 
 def small_config(**changes) -> TrainingConfig:
     values = {**vars(read_config("gnl-scalable")), "name": "tiny", "steps": 6, "threads": 1, "hyper_steps": 2}
-    values |= {"batches": [[2, 64]], "least_side": 64, "bfloat16": False}
+    values |= {"batches": [[2, 64]], "least_side": 64, "bfloat16": False, "minutes": 60, "rate_weight": 0.4}
+    values |= {"learning_rate": 6e-4, "warmup_steps": 200, "lpips_from": 0.01, "adversarial_from": 0.0}
     return TrainingConfig(**{**values, **changes})
 
 

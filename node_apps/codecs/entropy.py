@@ -102,6 +102,7 @@ class SymbolCoder:
         """The symbols (n,) int32 of a string; any bytes give symbols within SYMBOL_LIMIT or BitstreamError."""
         if len(string) % 4 or len(string) < 8:
             raise BitstreamError(f"entropy-coded string of {len(string)} bytes: a multiple of 4, at least 8, is needed")
+        string = string[: 4 * len(indexes) + 16]  # all that so many symbols take: under a word each, and the state
         padded = string + bytes(read_ahead_bytes(len(string), len(indexes)))
         found = self._ans.RansDecoder().decode_with_indexes(padded, *self._in_use(indexes))
         return np.clip(np.asarray(found, np.int64), -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)

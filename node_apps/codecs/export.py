@@ -1,4 +1,4 @@
-"""A trained codec as a safetensors file and its record: what a decoder loads, without pickle.
+"""A trained codec as a safetensors file and its record, without pickle: what a decoder loads, and trainings start from.
 
 Transforms are stored in eight or sixteen bits and computed from exactly those values at both ends; the hyper-synthesis
 is stored in integers, and the frequency tables as they are, so that neither is ever recomputed.
@@ -17,10 +17,13 @@ import safetensors
 import torch
 from gnl.node_apps.codecs import quantiser
 from gnl.node_apps.codecs.entropy import FREQUENCY_TOTAL
-from gnl.node_apps.codecs.layout import LAYOUT, TRANSFORMS, pack_filters
-from gnl.node_apps.codecs.pinned import quantise_layers
+from gnl.node_apps.codecs.layout import LAYOUT, TRANSFORMS, pack_filters, unpack_filters
+from gnl.node_apps.codecs.networks import NetworkShape
+from gnl.node_apps.codecs.pinned import ACTIVATION_BITS, WEIGHT_BITS, quantise_layers
 from gnl.node_apps.codecs.transform_coder import TransformCoder
+from gnl.topologies.errors import CodecError
 from safetensors.torch import save_file
+from torch import nn
 
 
 def write_codec(model: TransformCoder, path: Path, record: dict) -> str:
@@ -57,6 +60,37 @@ def write_codec(model: TransformCoder, path: Path, record: dict) -> str:
         raise
     write_record(path, {**record, "versions": _versions()})
     return digest
+
+
+def read_codec(path: Path) -> TransformCoder:
+    """The networks that `write_codec` stored, as exact as the file is and with gains of 1, to train them further.
+
+    CodecError if the file is none of this release's.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if metadata.get("layout") != LAYOUT:
+            raise CodecError(f"{path}: layout {metadata.get('layout')!r}, this release reads {LAYOUT!r}; train again")
+        fields = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(metadata["shape"]).items()}
+        model = TransformCoder(NetworkShape(**fields))
+        for part in TRANSFORMS:
+            network = getattr(model, part)
+            stored = {name: unpack_filters(f"{part}.{name}", tensors) for name in network.state_dict()}
+            network.load_state_dict({name: torch.from_numpy(value) for name, value in stored.items()})
+        with torch.no_grad():
+            for number, conv in enumerate(module for module in model.h_s if isinstance(module, nn.Conv2d)):
+                conv.weight.copy_(tensors[f"h_s.{number}.weight"].double() / 2**WEIGHT_BITS)
+                conv.bias.copy_(tensors[f"h_s.{number}.bias"].double() / 2 ** (WEIGHT_BITS + ACTIVATION_BITS))
+            for name, value in model.z_model.named_parameters():
+                value.copy_(tensors[f"z_model.{name}"])
+    except OSError as error:
+        raise CodecError(f"{path}: {error.strerror or error}; give weights that gnl train wrote") from error
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CodecError(f"{path}: no weights of this release ({reason}); give some that gnl train wrote") from error
+    return model
 
 
 def write_record(path: Path, record: dict) -> None:

@@ -18,9 +18,7 @@ from gnl.node_apps.codecs.training_config import LARGEST_PHOTO_SIDE
 from gnl.topologies.errors import CodecError
 from PIL import Image
 
-SUFFIXES = (
-    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".jp2", ".avif",
-)  # fmt: skip
+SUFFIXES = tuple(".jpg .jpeg .jfif .png .webp .tif .tiff .bmp .ppm .jp2 .avif".split())
 WINDOW, CROPS_EACH = 512, 8
 HELD_OUT = 8
 _LEAST_TO_HOLD_OUT = 5 * HELD_OUT

@@ -28,6 +28,7 @@ from gnl.node_apps.codecs.devices import ThreadChooser
 from gnl.node_apps.codecs.networks import Discriminator, NetworkShape
 from gnl.node_apps.codecs.perceptual import Lpips
 from gnl.node_apps.codecs.photos import CropSampler
+from gnl.node_apps.codecs.registry import read_sidecar
 from gnl.node_apps.codecs.training_config import TrainingConfig
 from gnl.node_apps.codecs.transform_coder import Estimate, TransformCoder
 from gnl.topologies.errors import CodecError, MachineError, RunError
@@ -100,12 +101,19 @@ class Trainer:
     def start_from(self, path: Path, crops: CropSampler, watch: Watch = lambda *_: None) -> None:
         """Take another training's averaged weights; for one rate, with gains that meet its target.
 
-        CodecError if `path` is no checkpoint that fits.
+        `path` is a checkpoint, or weights (.safetensors) with their record; CodecError if it does not fit.
         """
-        state = _read_checkpoint(path, self.device, "give another training's checkpoint.pt")
-        with _naming(path, "give the checkpoint of a training by this release"):
-            self.model.load_state_dict(state["ema"])
-            self.history[0]["started_from"] = json.loads(state["history"]) + [{"steps": state["step"]}]
+        remedy = "give another training's checkpoint.pt, or the .safetensors that it wrote"
+        if path.suffix == ".safetensors":
+            weights, record = export.read_codec(path).state_dict(), read_sidecar(path.with_suffix(".json"), remedy)
+            history, steps = record.get("history", []), record.get("steps")
+        else:
+            state = _read_checkpoint(path, self.device, remedy)
+            with _naming(path, remedy):
+                weights, history, steps = state["ema"], json.loads(state["history"]), state["step"]
+        with _naming(path, remedy):
+            self.model.load_state_dict(weights)
+        self.history[0]["started_from"] = [*history, {"steps": steps}]
         self._meet_target(self._images(torch.from_numpy(crops.draw(*self.config.batch(0), 0))), watch)
         self.ema.load_state_dict(self.model.state_dict())
 
