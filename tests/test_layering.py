@@ -175,15 +175,9 @@ def pinned(name: str) -> set[str]:
     return {line.split("==")[0].lower() for line in lines if line}
 
 
-def for_benchmarks() -> set[str]:
-    """Packages that only a benchmark needs; they may be installed or not, named with dashes or underscores."""
-    pins = pinned("requirements-benchmark.txt")
-    return pins | {name.replace("-", "_") for name in pins}
-
-
 def test_requirements_are_pinned_and_are_what_is_imported():
     pins = pinned("requirements.txt")
-    imported = distributions_imported() - {"gnl"} - for_benchmarks()
+    imported = distributions_imported() - {"gnl"}
     assert imported <= pins
     # mininet needs distutils, which comes with setuptools; xdist and torchvision are used by pytest and compressai.
     assert pins - imported <= {"setuptools", "pytest-xdist", "torchvision"}

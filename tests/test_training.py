@@ -12,6 +12,7 @@ import pytest
 import safetensors
 import torch
 from gnl.node_apps.codecs import export, training
+from gnl.node_apps.codecs.classifier import feature_distance
 from gnl.node_apps.codecs.devices import ThreadChooser
 from gnl.node_apps.codecs.perceptual import Lpips
 from gnl.node_apps.codecs.photos import Album, CropSampler, find_photos
@@ -83,7 +84,7 @@ def test_a_short_training_leaves_a_codec_that_round_trips(crops, tmp_path, chang
     run(trainer, crops, None)
     assert trainer.step == 6 and trainer.progress == 1.0
     path = tmp_path / "tiny.safetensors"
-    trainer.export(path, {"data": "made", "scalable": trainer.config.scalable})
+    trainer.export(path, {"data": "made", "scalable": trainer.config.scalable}, crops)
     record = json.loads((tmp_path / "tiny.json").read_text())
     assert record["data"] == "made" and record["versions"]["torch"] == torch.__version__
     assert record["size_bytes"] == path.stat().st_size
@@ -162,6 +163,36 @@ def test_lpips_enters_when_it_is_due(crops):
     for step in range(4):
         trainer.train_step(batch(crops, first=step))
         assert (trainer.figures()["lpips"] > 0) == (step >= 2)
+
+
+def test_the_classifier_counts_as_much_as_it_is_said_to(crops):
+    plain, trainer = started(crops), started(crops, classifier_weight=0.5)
+    x = trainer._images(batch(crops))
+    x_hat = (x + 0.1).clamp(0, 1)
+    without, _ = plain._distortion(x, x_hat)
+    found, figures = trainer._distortion(x, x_hat)
+    wanted = feature_distance(trainer.classifier(255 * x), trainer.classifier(255 * x_hat))
+    torch.testing.assert_close(found, without + 0.5 * wanted)
+    assert figures["classifier"] == wanted.mean() > 0 and plain.classifier is None
+
+
+def test_the_rate_of_learning_is_warmed_up_at_the_start_and_after_a_change_only(crops, tmp_path):
+    settings = {"learning_rate": 1.0, "warmup_steps": 4, "steps": 1000}
+
+    def after(count, **changes):
+        trainer = make_trainer(**settings | changes)
+        trainer.restore(tmp_path / "checkpoint.pt")
+        rates = []
+        for _ in range(count):
+            rates.append(trainer._learning_rate())
+            trainer.step += 1
+        return rates
+
+    trainer = started(crops, **settings)
+    trainer.step = 10
+    trainer.save(tmp_path / "checkpoint.pt")
+    assert after(2) == pytest.approx([1, 1], rel=1e-3)
+    assert after(5, steps=2000) == pytest.approx([0.25, 0.5, 0.75, 1, 1], rel=1e-3)
 
 
 def test_a_step_hardly_waits_for_the_device(crops):
@@ -353,7 +384,7 @@ class TestStartFrom:
 
     def test_exported_weights_do_as_well(self, crops, tmp_path):
         first = self.checkpoint(crops, tmp_path)
-        first.export(tmp_path / "first.safetensors", {"history": first.history, "steps": 3})
+        first.export(tmp_path / "first.safetensors", {"history": first.history, "steps": 3}, crops)
         trainer = make_trainer(budget_bpp=None, target_bpp=0.2, batches=[[8, 64]])
         trainer.start_from(tmp_path / "first.safetensors", crops)
         with torch.no_grad():
@@ -466,7 +497,7 @@ class TestSteps:
 class TestExport:
     def test_a_full_disk_leaves_the_former_codec_whole(self, crops, tmp_path, monkeypatch):
         trainer, path = started(crops), tmp_path / "tiny.safetensors"
-        trainer.export(path, {"steps": 1})
+        trainer.export(path, {"steps": 1}, crops)
         before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
 
         def full(tensors, file, metadata):
@@ -475,13 +506,21 @@ class TestExport:
 
         monkeypatch.setattr(export, "save_file", full)
         with pytest.raises(RunError, match="tiny.safetensors cannot be written .*No space left"):
-            trainer.export(path, {"steps": 2})
+            trainer.export(path, {"steps": 2}, crops)
         assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
 
+    def test_a_codec_of_one_rate_meets_its_target(self, crops, tmp_path):
+        for target in (0.1, 0.4):
+            started(crops, target_bpp=target, budget_bpp=None).export(tmp_path / "tiny.safetensors", {}, crops)
+            model = export.read_codec(tmp_path / "tiny.safetensors")
+            with torch.no_grad():
+                estimate = model(torch.from_numpy(crops.draw(64, 64, 0)).permute(0, 3, 1, 2) / 255)
+            assert float((estimate.y_bpp + estimate.z_bpp).mean()) == pytest.approx(target, rel=0.05)
+
     def test_the_model_in_training_is_left_as_it_is(self, crops, tmp_path):
-        trainer = started(crops)
+        trainer = started(crops, budget_bpp=None)
         before = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
-        trainer.export(tmp_path / "tiny.safetensors", {})
+        trainer.export(tmp_path / "tiny.safetensors", {}, crops)
         assert all(torch.equal(value, trainer.ema.state_dict()[name]) for name, value in before.items())
 
 
@@ -492,7 +531,7 @@ def test_a_gpu_trains_and_its_checkpoint_goes_on_on_the_cpu(crops, tmp_path):
     run(trainer, crops, 4)
     assert all(np.isfinite(value) for value in trainer.figures().values())
     trainer.save(tmp_path / "checkpoint.pt")
-    trainer.export(tmp_path / "tiny.safetensors", {"scalable": True})
+    trainer.export(tmp_path / "tiny.safetensors", {"scalable": True}, crops)
     other = make_trainer()
     other.restore(tmp_path / "checkpoint.pt")
     run(other, crops, None)

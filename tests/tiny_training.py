@@ -17,6 +17,7 @@ hyper_steps: 2
 batches: [[2, 64]]
 least_side: 64
 bfloat16: false
+classifier_weight: 0.0
 budget_bpp: null
 target_bpp: 0.3
 """
@@ -27,6 +28,7 @@ def small_config(**changes) -> TrainingConfig:
     values = {**vars(read_config("gnl-scalable")), "name": "tiny", "steps": 6, "threads": 1, "hyper_steps": 2}
     values |= {"batches": [[2, 64]], "least_side": 64, "bfloat16": False, "minutes": 60, "rate_weight": 0.4}
     values |= {"learning_rate": 6e-4, "warmup_steps": 200, "lpips_from": 0.01, "adversarial_from": 0.0}
+    values["classifier_weight"] = 0.0
     return TrainingConfig(**{**values, **changes})
 
 

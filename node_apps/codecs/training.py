@@ -3,8 +3,8 @@
     one rate    multiplier * bpp + distortion
     any rate    distortion / (distortion as it is) + multiplier * log(bpp)
 
-distortion = mse_weight * MSE + lpips_weight * LPIPS, and adversarial_weight times the judge's opinion; the multiplier
-is steered towards a target rate, as HiFiC does. Figures stay on the device until somebody reads them, since a GPU runs
+distortion = mse_weight * MSE + lpips_weight * LPIPS + classifier_weight * the distance in a classifier's features, and
+adversarial_weight times the judge's opinion; the multiplier is steered towards a target rate, as HiFiC does. Figures stay on the device until somebody reads them, since a GPU runs
 dry while it is waited for. What a user sees and keeps of a training is the business of `gnl train`, in experiments.
 """
 
@@ -17,13 +17,16 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Callable, Iterator, Optional
 
 import torch
 import torch.nn.functional as F
 from gnl.node_apps.codecs import export
+from gnl.node_apps.codecs.classifier import TRAINING_NUMBER, EfficientNetLite, feature_distance
 from gnl.node_apps.codecs.devices import ThreadChooser
 from gnl.node_apps.codecs.networks import Discriminator, NetworkShape
 from gnl.node_apps.codecs.perceptual import Lpips
@@ -41,7 +44,7 @@ _CLIP_NORM = 1.0
 _BAD_STEPS = 50
 _START_CROPS, _START_SIDE, _START_RATE = 256, 128, 2e-3
 _LINEAR_PACE, _HYPER_PACE, _GAIN_PACE = 0.03, 2.0, 8.0
-_MEET_TRIES = 20
+_MEET_TRIES, _RATE_CROPS, _SHIFTS = 20, 64, (-3.0, 5.0)
 _MOST_LOADERS = 8
 _PAUSE_S, _PAUSE_STEPS = 60.0, 10
 Watch = Callable[[str, float], None]
@@ -63,6 +66,7 @@ class Trainer:
         self.ema.load_state_dict(self.model.state_dict())
         self.judge = self._placed(Discriminator(self.model.shape))
         self.lpips = self._placed(lpips)
+        self.classifier = self._placed(EfficientNetLite(TRAINING_NUMBER)) if config.classifier_weight else None
         self.optimizer = torch.optim.Adam(_parameter_groups(self.model), lr=config.learning_rate, fused=True)
         self.judge_optimizer = torch.optim.Adam(
             self.judge.parameters(), lr=config.adversarial_rate, betas=(0.5, 0.9), fused=True
@@ -114,23 +118,34 @@ class Trainer:
         with _naming(path, remedy):
             self.model.load_state_dict(weights)
         self.history[0]["started_from"] = [*history, {"steps": steps}]
-        self._meet_target(self._images(torch.from_numpy(crops.draw(*self.config.batch(0), 0))), watch)
+        batches = self._samples(crops)
+        self._meet_target(self.model, batches, watch)
+        if not self.config.scalable:
+            self._multiplier = self._scalar(self.config.rate_weight * self._distortion_per_bit(batches[0]))
         self.ema.load_state_dict(self.model.state_dict())
 
-    def _meet_target(self, x: Tensor, watch: Watch) -> None:
-        """Shift all gains until the batch takes target_bpp, and price the rate as its first steps will."""
-        first, low, high = self.model.log_gain.detach().clone(), -3.0, 5.0
+    def _samples(self, crops: CropSampler) -> list[Tensor]:
+        count, side = self.config.batch(0)
+        numbers = range(0, max(count, _RATE_CROPS), count)
+        return [self._images(torch.from_numpy(crops.draw(count, side, first))) for first in numbers]
+
+    def _meet_target(self, model: TransformCoder, batches: list[Tensor], watch: Watch = lambda *_: None) -> None:
+        """Shift all gains of `model` until the batches take target_bpp."""
+        first, low, high = model.log_gain.detach().clone(), *_SHIFTS
         with torch.no_grad():
+            latents = [model.analysed(x, self.config.bfloat16) for x in batches]
             for number in range(_MEET_TRIES):
                 watch("gains for target_bpp", number / _MEET_TRIES)
                 shift = (low + high) / 2
-                self.model.log_gain.copy_(first + shift)
-                estimate = self.model(x, self.config.bfloat16)
-                bpp = float(self._steered_bpp(estimate))
+                model.log_gain.copy_(first + shift)
+                bpp = fmean(model.rates_bpp(y)[1 if self.config.scalable else 0] for y in latents)
                 low, high = (shift, high) if bpp < self.config.target_bpp else (low, shift)
-            distortion = self._distortion(x, estimate.x_hat)[0].mean()
-        if not self.config.scalable:
-            self._multiplier = self._scalar(self.config.rate_weight * float(distortion) / bpp)
+
+    def _distortion_per_bit(self, x: Tensor) -> float:
+        with torch.no_grad():
+            estimate = self.model(x, self.config.bfloat16)
+            distortion, _ = self._distortion(x, estimate.x_hat)
+        return float(distortion.mean()) / float(self._steered_bpp(estimate))
 
     def _placed(self, module):
         return module.to(self.device, memory_format=torch.channels_last)
@@ -189,7 +204,8 @@ class Trainer:
         self.elapsed_s += usual_s if spent_s > max(_PAUSE_S, _PAUSE_STEPS * usual_s) else spent_s
 
     def _learning_rate(self) -> float:
-        warm = min(1.0, (self.step + 1) / self.config.warmup_steps)
+        """Warmed up anew after a change of settings: where that raises the rate of a trained model, its steps explode."""
+        warm = min(1.0, (self.step + 1 - self.history[-1]["from_step"]) / self.config.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
         return self.config.learning_rate * warm * (self.config.final_rate + (1 - self.config.final_rate) * cosine)
 
@@ -234,11 +250,16 @@ class Trainer:
         return (judged / distortion.detach() + self._multiplier * torch.log(bpp)).mean()
 
     def _distortion(self, x: Tensor, x_hat: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """mse_weight * MSE + lpips_weight * LPIPS of each image, (B,), and the batch's means of both."""
+        """The weighted sum of MSE, LPIPS and the classifier's distance of each image, (B,), and the means of each."""
         mse = 255.0**2 * (x_hat - x).square().mean((1, 2, 3))
         distance = self._distance(x, x_hat)
         distortion = self.config.mse_weight * mse + self.config.lpips_weight * distance
-        return distortion, {"mse": mse.mean(), "lpips": distance.mean()}
+        figures = {"mse": mse.mean(), "lpips": distance.mean()}
+        if self.classifier and self.progress >= self.config.lpips_from:
+            unlike = self._unlikeness(x, x_hat)
+            distortion = distortion + self.config.classifier_weight * unlike
+            figures["classifier"] = unlike.mean()
+        return distortion, figures
 
     def _distance(self, x: Tensor, x_hat: Tensor) -> Tensor:
         if self.progress < self.config.lpips_from:
@@ -248,6 +269,13 @@ class Trainer:
                 wanted = self.lpips.features(x)
             found = self.lpips.features(x_hat)
         return self.lpips.compare(wanted, found)
+
+    def _unlikeness(self, x: Tensor, x_hat: Tensor) -> Tensor:
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.config.bfloat16):
+            with torch.no_grad():
+                wanted = self.classifier(255.0 * x)
+            found = self.classifier(255.0 * x_hat)
+        return feature_distance(wanted, found)
 
     def _deceit(self, estimate: Estimate) -> Tensor:
         """How surely the judge tells each image from a photograph, (B,): the generator's adversarial loss."""
@@ -360,13 +388,17 @@ class Trainer:
         if changed:
             self.history.append({"from_step": self.step, **changed})
 
-    def export(self, path: Path, record: dict) -> None:
+    def export(self, path: Path, record: dict, crops: CropSampler) -> None:
         """Write the codec of the averaged weights to `path`, safetensors, and its record beside it.
 
+        The gains of one of one rate are shifted to meet target_bpp on `crops`: steering leaves some percent to do.
         RunError if it cannot be written; CodecError if the weights do not make a codec, as in a training gone wrong.
         """
+        model = deepcopy(self.ema)
+        if not self.config.scalable:
+            self._meet_target(model, self._samples(crops))
         try:
-            export.write_codec(self.ema, path, record)
+            export.write_codec(model, path, record)
         except (OSError, SafetensorError) as error:
             raise RunError(f"{path} cannot be written ({error}): free space there") from error
 

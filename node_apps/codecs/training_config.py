@@ -95,6 +95,7 @@ _RULES = {
     "mse_weight": _above_zero(),
     "lpips_weight": _from_zero(),
     "lpips_from": _from_zero(1),
+    "classifier_weight": _from_zero(),
     "adversarial_weight": _from_zero(),
     "adversarial_from": _from_zero(1),
     "adversarial_rate": _above_zero(1),
@@ -126,6 +127,7 @@ class TrainingConfig:
     mse_weight: float
     lpips_weight: float
     lpips_from: float
+    classifier_weight: float
     adversarial_weight: float
     adversarial_from: float
     adversarial_rate: float

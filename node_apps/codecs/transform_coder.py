@@ -62,6 +62,10 @@ def _scale_for_depth(part: nn.Module) -> None:
             module.second.weight.mul_(0.1)
 
 
+def _pixels(latents: Tensor) -> int:
+    return latents.shape[2] * latents.shape[3] * networks.Y_STRIDE**2
+
+
 def round_through(x: Tensor) -> Tensor:
     """Round, with the gradient of the identity."""
     return x + (torch.round(x) - x).detach()
@@ -155,15 +159,26 @@ class TransformCoder(nn.Module):
     def forward(self, x: Tensor, half: bool = False, budget_bpp: Optional[Tensor] = None) -> Estimate:
         """x (B, 3, H, W) in [0, 1], sides multiples of 64; `half` runs g_a and g_s in bfloat16; `budget_bpp` (B,)
         is where the prompts of a scalable codec are cut, None codes plane 0 of every latent and nothing else."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-            y = self.g_a(x)
+        y = self.analysed(x, half)
         pixels = x.shape[2] * x.shape[3]
         budget_bits = None if budget_bpp is None else budget_bpp * pixels
-        y_hat, planes, level, y_bits, z_bits = self.code(y.float(), budget_bits)
+        y_hat, planes, level, y_bits, z_bits = self.code(y, budget_bits)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
             x_hat = self.g_s(y_hat, networks.precision_of(planes))
-        plane0_bpp = float(self.plane0_bits[level.long()].sum()) / (len(x) * pixels)
-        return Estimate(x_hat.float(), y_bits / pixels, z_bits / pixels, y_hat, plane0_bpp)
+        return Estimate(x_hat.float(), y_bits / pixels, z_bits / pixels, y_hat, self._plane0_bpp(level))
+
+    def analysed(self, x: Tensor, half: bool = False) -> Tensor:
+        """y (B, y_channels, H/16, W/16) float32 of x (B, 3, H, W) in [0, 1]."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            return self.g_a(x).float()
+
+    def rates_bpp(self, y: Tensor) -> tuple[float, float]:
+        """Mean bits per pixel of y, (B, y_channels, h, w), and its z; and what plane 0 alone takes of them."""
+        _, _, level, y_bits, z_bits = self.code(y)
+        return float((y_bits + z_bits).mean()) / _pixels(y), self._plane0_bpp(level)
+
+    def _plane0_bpp(self, level: Tensor) -> float:
+        return float(self.plane0_bits[level.long()].sum()) / (len(level) * _pixels(level))
 
     def code(
         self, y: Tensor, budget_bits: Optional[Tensor] = None, z_free: bool = False
