@@ -2,8 +2,8 @@
 
 Rate and quality (PSNR, MS-SSIM, LPIPS and a Frechet distance) in two views: `square256`, the centre squares scaled to
 what networks of routers carry here, and `full`, the photographs as they are, where JPEG and WebP reach lower rates.
-Ratios to both at equal bpp, against what the codecs are meant to reach; a scalable codec also beside the dedicated ones;
-and speed. Standard output has the tables, or with --json one JSON document; standard error has the progress.
+Ratios to both at equal bpp, against what the codecs are meant to reach; a scalable codec also beside the dedicated
+ones; and speed. Standard output has the tables, or with --json one JSON document; standard error has the progress.
 """
 
 from __future__ import annotations

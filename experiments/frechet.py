@@ -83,4 +83,5 @@ class EfficientNetLite2:
 
         x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))[None]).to(self._device).float()
         size = (_INPUT_PX, _INPUT_PX)
-        return torch.nn.functional.interpolate(x, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 255)
+        x = torch.nn.functional.interpolate(x, size, mode="bicubic", align_corners=False, antialias=True)
+        return x.clamp(0, 255)

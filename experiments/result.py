@@ -13,8 +13,8 @@ import numpy as np
 from gnl.controller.sizes import LEVELS
 from gnl.node_apps.catalogue import Catalogue
 from gnl.node_apps.codecs import pixel_swapping
+from gnl.node_apps.codecs.prompt_file import SUFFIX, parse_file
 from gnl.node_apps.codecs.registry import describe, load_codec
-from gnl.node_apps.sink import read_prompt
 from gnl.topologies.errors import GnlError, RunError
 from gnl.topologies.spec import scenario_to_dict
 from PIL import Image
@@ -300,11 +300,11 @@ def _arrived(record: RunRecord, stem: Path, made: str, codecs: list) -> tuple[np
     if stem.with_suffix(".png").exists():
         with Image.open(stem.with_suffix(".png")) as opened:
             return np.asarray(opened.convert("RGB")), made
-    if stem.with_suffix(".prompt").exists():
+    if stem.with_suffix(SUFFIX).exists():
         try:
             if not codecs:
                 codecs.append(load_codec(record.scenario.content.codec, "cpu"))
-            return codecs[0].decode(read_prompt(stem.with_suffix(".prompt"))), "at d"
+            return codecs[0].decode(parse_file(stem.with_suffix(SUFFIX).read_bytes())), "at d"
         except GnlError:
             return None, "none"
     return None, "none"

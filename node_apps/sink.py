@@ -5,7 +5,8 @@ to the prompt port, and are kept as they are: d, an edge node, may decode them.
 
     python -m gnl.node_apps.sink SETTINGS.json      (settings as in `Settings`)
 
-Writes OUT/contents.jsonl, one line a content or prompt, and OUT/FLOW-CONTENT.{png,prompt} for those that it keeps.
+Writes OUT/contents.jsonl, one line a content or prompt, and for those that it keeps OUT/FLOW-CONTENT.png, or .gnl with
+a prompt that came undecoded, as `gnl decode` takes it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from zlib import crc32
 
 from .codecs.interface import Prompt
+from .codecs.prompt_file import SUFFIX, pack_file
 from .program import announce_ready, run_program, wait_for
 from .protocol.counters import Counters
 from .protocol.header import CONTENT_PORT, KIND_NAMES, KIND_PROMPT, MADE_NAMES, PROMPT_PORT, MalformedPacket, parse
@@ -141,7 +143,7 @@ def collect(settings_tree: dict, stopped: threading.Event) -> dict:
 
 
 def write_images(out: Path, kept: dict[tuple[int, int], Item]) -> int:
-    """Write kept contents as PNG and kept prompts as they are; returns how many contents were no image."""
+    """Write kept contents as PNG and kept prompts as prompt files; returns how many contents were no image."""
     from gnl.topologies.errors import BitstreamError
     from PIL import Image
 
@@ -152,29 +154,13 @@ def write_images(out: Path, kept: dict[tuple[int, int], Item]) -> int:
         stem = out / f"{flow}-{content:06d}"
         if item.header.kind == KIND_PROMPT:
             prompt = Prompt(item.header.codec, item.header.weights, tuple(bytes(part) for part in item.parts))
-            write_prompt(stem.with_suffix(".prompt"), prompt)
+            stem.with_suffix(SUFFIX).write_bytes(pack_file(prompt))
             continue
         try:
             Image.fromarray(unpack(item.body)).save(stem.with_suffix(".png"), compress_level=1)
         except BitstreamError:
             unreadable += 1
     return unreadable
-
-
-def write_prompt(path: Path, prompt: Prompt) -> None:
-    """Write a prompt that arrived undecoded: one line of JSON with its ids and slice sizes, then the slices."""
-    facts = {"codec_id": prompt.codec_id, "weights_id": prompt.weights_id, "slices": [len(s) for s in prompt.slices]}
-    path.write_bytes(json.dumps(facts).encode() + b"\n" + b"".join(prompt.slices))
-
-
-def read_prompt(path: Path) -> Prompt:
-    """Read what `write_prompt` wrote."""
-    head, _, data = path.read_bytes().partition(b"\n")
-    facts, slices = json.loads(head), []
-    for size in facts["slices"]:
-        slices.append(data[:size])
-        data = data[size:]
-    return Prompt(facts["codec_id"], facts["weights_id"], tuple(slices))
 
 
 if __name__ == "__main__":

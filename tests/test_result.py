@@ -17,9 +17,9 @@ from gnl.experiments.summary import render
 from gnl.experiments.windows import Window
 from gnl.node_apps.catalogue import write_catalogue
 from gnl.node_apps.codecs.content import pack
+from gnl.node_apps.codecs.prompt_file import pack_file
 from gnl.node_apps.codecs.registry import load_codec
 from gnl.node_apps.decoder_client import GenerationRate
-from gnl.node_apps.sink import write_prompt
 from gnl.topologies.errors import RunError
 from gnl.topologies.files import load_scenario
 from gnl.topologies.named import NAMED
@@ -223,14 +223,15 @@ def test_plain_images_that_came_by_g_are_not_called_generated(record):
 
 
 def test_prompts_that_came_undecoded_are_decoded_at_d_with_one_codec(record, monkeypatch):
+    def arrived(index):
+        return record.options.out / "received" / "generate-0" / f"1-{index:06d}.gnl"
+
     loaded = []
     monkeypatch.setattr(module, "load_codec", lambda *arguments: loaded.append(1) or load_codec(*arguments))
     for index in range(3):
-        write_prompt(
-            record.options.out / "received" / "generate-0" / f"1-{index:06d}.prompt", record.catalogue.prompt(index)
-        )
+        arrived(index).write_bytes(pack_file(record.catalogue.prompt(index)))
     spoilt = dataclasses.replace(record.catalogue.prompt(3), slices=(b"x",))
-    write_prompt(record.options.out / "received" / "generate-0" / "1-000003.prompt", spoilt)
+    arrived(3).write_bytes(pack_file(spoilt))
     write_images(record)
     rows = json.loads((record.options.out / "images" / "triplets.json").read_text())
     assert [row["made"] for row in rows] == ["at d"] * 3 and len(loaded) == 1

@@ -11,6 +11,7 @@ import pytest
 from gnl.node_apps import sink, sockets
 from gnl.node_apps.codecs.content import pack
 from gnl.node_apps.codecs.interface import Prompt
+from gnl.node_apps.codecs.prompt_file import parse_file
 from gnl.node_apps.protocol.header import (
     CONTENT_PORT,
     DATAGRAM_BYTES,
@@ -22,8 +23,6 @@ from gnl.node_apps.protocol.header import (
     Header,
 )
 from gnl.node_apps.protocol.packetise import packetise, packetise_prompt
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 PICTURE = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
@@ -109,7 +108,7 @@ def test_a_prompt_that_no_router_decoded_is_kept_for_decoding_here(sent_to_sink)
     datagrams = [d for run in packetise_prompt(prompt.slices, header) for d in cut(run)]
     _, facts, out = sent_to_sink({PROMPT_PORT: datagrams})
     assert [(f["kind"], f["made"], f["bytes"]) for f in facts] == [("prompt", "none", prompt.size_bytes)]
-    assert sink.read_prompt(out / "1-000001.prompt") == prompt
+    assert parse_file((out / "1-000001.gnl").read_bytes()) == prompt
 
 
 def test_nonsense_is_counted_by_reason_and_changes_nothing(sent_to_sink):
@@ -135,12 +134,3 @@ def test_how_long_a_content_may_take_is_the_runs_to_say(sent_to_sink, monkeypatc
     first, second = plain(pack(PICTURE, "raw"))
     _, facts, _ = sent_to_sink({CONTENT_PORT: [first, *made(b"other" * 10), second]}, max_age_s=1e-5)
     assert not any(fact["complete"] for fact in facts if fact["flow"] == 0) and any(fact["complete"] for fact in facts)
-
-
-@given(st.integers(0, 255), st.integers(0, 2**32 - 1), st.lists(st.binary(max_size=40), min_size=1, max_size=5))
-@settings(deadline=None, max_examples=30)
-def test_kept_prompts_are_read_as_written(tmp_path_factory, codec_id, weights_id, slices):
-    path = tmp_path_factory.mktemp("prompts") / "p.prompt"
-    prompt = Prompt(codec_id, weights_id, tuple(slices))
-    sink.write_prompt(path, prompt)
-    assert sink.read_prompt(path) == prompt

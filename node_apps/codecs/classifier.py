@@ -1,7 +1,7 @@
 """Features of ImageNet classifiers, of the family EfficientNet-Lite: to train by, and for a Frechet distance.
 
-Trainings compare by Lite0, the benchmark judges by Lite2, another network with weights of its own: a codec is not judged
-by the very features that it was trained to please.
+Trainings compare by Lite0, the benchmark judges by Lite2, another network with weights of its own: a codec is not
+judged by the very features that it was trained to please.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TRAINING_NUMBER, JUDGING_NUMBER = 0, 2
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite without its last, classifying layer, and with its normalisation folded into the convolutions."""
+    """EfficientNet-Lite without its last, classifying layer, its normalisation folded into the convolutions."""
 
     def __init__(self, number: int) -> None:
         """`number` is TRAINING_NUMBER or JUDGING_NUMBER."""

@@ -32,7 +32,7 @@ from zlib import crc32
 from gnl.node_apps.codecs.interface import MAX_SLICES, Prompt
 from gnl.topologies.errors import BitstreamError, CodecError
 
-MAGIC, VERSION = b"\x89GNL", 1
+MAGIC, VERSION, SUFFIX = b"\x89GNL", 1, ".gnl"
 # More than any codec makes of the largest image: a larger file is none of ours, and is not read to its end.
 MAX_FILE_BYTES = 1 << 28
 _HEADER = struct.Struct("!4sBBBI")

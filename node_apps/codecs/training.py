@@ -4,8 +4,9 @@
     any rate    distortion / (distortion as it is) + multiplier * log(bpp)
 
 distortion = mse_weight * MSE + lpips_weight * LPIPS + classifier_weight * the distance in a classifier's features, and
-adversarial_weight times the judge's opinion; the multiplier is steered towards a target rate, as HiFiC does. Figures stay on the device until somebody reads them, since a GPU runs
-dry while it is waited for. What a user sees and keeps of a training is the business of `gnl train`, in experiments.
+adversarial_weight times the judge's opinion; the multiplier is steered towards a target rate, as HiFiC does. Figures
+stay on the device until somebody reads them, since a GPU runs dry while it is waited for. What a user sees and keeps of
+a training is the business of `gnl train`, in experiments.
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ class Trainer:
         self.elapsed_s += usual_s if spent_s > max(_PAUSE_S, _PAUSE_STEPS * usual_s) else spent_s
 
     def _learning_rate(self) -> float:
-        """Warmed up anew after a change of settings: where that raises the rate of a trained model, its steps explode."""
+        """Warmed up anew after a change of settings: one that raises the rate of a trained model can explode."""
         warm = min(1.0, (self.step + 1 - self.history[-1]["from_step"]) / self.config.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
         return self.config.learning_rate * warm * (self.config.final_rate + (1 - self.config.final_rate) * cosine)
