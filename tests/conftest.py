@@ -3,10 +3,12 @@
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
 import pytest
+from gnl.topologies.interrupts import ENDING
 
 UNIT_SUMMARY = "GNL_UNIT_SUMMARY"
 _FIRST_STATES: dict[str, dict] = {}
@@ -41,6 +43,16 @@ def _one_network_at_a_time(request):
         yield
     finally:
         os.close(lock)
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before():
+    """The command line takes signals and repeats them by a timer: neither may reach the next test."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

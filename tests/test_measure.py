@@ -118,11 +118,10 @@ def test_the_largest_link_error_is_the_one_farthest_off_with_its_sign(off):
     analytic = {"g_flow": 2.0, "delivery_gain": 2.5, "max_flow_bps": 12e6, "flows_bps": dict.fromkeys(off, 1e6)}
     measured = {**analytic, "flows_bps": {name: 1e6 * (1 + error) for name, error in off.items()}}
     errors = relative_errors(measured, analytic)
-    assert abs(errors["links_max"]) == pytest.approx(max(abs(error) for error in off.values()), abs=1e-9)
-    assert (
-        errors["links_max"] == pytest.approx(max(off.values(), key=abs), abs=1e-9)
-        or len({abs(e) for e in off.values()}) < 4
-    )
+    farthest = max(abs(error) for error in off.values())
+    # of errors that are alike but for rounding, either may be the largest
+    largest = [error for error in off.values() if abs(error) > farthest - 1e-9]
+    assert any(errors["links_max"] == pytest.approx(error, abs=1e-9) for error in largest)
     assert errors["g_flow"] == 0
 
 

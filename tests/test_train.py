@@ -20,7 +20,6 @@ from gnl.experiments.training_folder import TrainingFolder, claimed
 from gnl.node_apps.codecs import photos, training
 from gnl.node_apps.codecs.registry import WEIGHTS_DIR, load_codec
 from gnl.topologies.errors import CodecError, MachineError, RunError, UsageError
-from gnl.topologies.interrupts import ENDING
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_training import ANY_RATE, CONFIG, SHAPE, make_lpips, make_photos
@@ -50,11 +49,6 @@ def make_small(patch):
 def _small(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     make_small(monkeypatch)
-    before = {number: signal.getsignal(number) for number in ENDING}
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def options(things, tmp_path, steps=4, text="", **changes):

@@ -166,7 +166,7 @@ def test_lpips_enters_when_it_is_due(crops):
 
 
 def test_the_classifier_counts_as_much_as_it_is_said_to(crops):
-    plain, trainer = started(crops), started(crops, classifier_weight=0.5)
+    plain, trainer = (started(crops, lpips_from=0.0, classifier_weight=weight) for weight in (0.0, 0.5))
     x = trainer._images(batch(crops))
     x_hat = (x + 0.1).clamp(0, 1)
     without, _ = plain._distortion(x, x_hat)
