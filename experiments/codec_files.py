@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,13 +17,14 @@ from gnl.node_apps.codecs.interface import Codec, Prompt
 from gnl.node_apps.codecs.pixel_swapping import PixelSwapping, SwapSizes
 from gnl.node_apps.codecs.prompt_file import LEAST_OVERHEAD_BYTES, MAGIC, MAX_FILE_BYTES, pack_file, parse_file
 from gnl.node_apps.codecs.registry import EXAMPLES, load_codec, name_for_id
-from gnl.topologies.errors import BitstreamError, CodecError, MachineError, UsageError
+from gnl.topologies.errors import BitstreamError, CodecError, UsageError, within_memory
 from PIL import Image
 
 from .whole_file import require_place, write_whole
 
 DEFAULT_CODEC = "gnl-scalable"
 TOP_BPP = 24.0
+_NO_MEMORY = "out of memory; free some, or use a smaller image"
 # How an image is written, by the suffix of its name; JPEG alone loses anything.
 FORMATS = {
     ".png": ("PNG", {}),
@@ -120,7 +119,7 @@ def encode_file(
     codec = load_codec(codec_name or DEFAULT_CODEC, device)
     codec.require_point(bpp)
     loaded_s = time.perf_counter()
-    with _memory(f"{codec.facts.name} cannot encode {width}x{height} pixels"):
+    with within_memory(f"{codec.facts.name} cannot encode {width}x{height} pixels: {_NO_MEMORY}"):
         budget = size_bytes if bpp is None else int(bpp * height * width / 8)
         prompt = codec.encode(pixels) if budget is None else encode_within(codec, pixels, budget)
     done_s = time.perf_counter()
@@ -180,7 +179,7 @@ def decode_file(file: Path, out: Path, codec_name: str | None = None, device: st
         start_s = time.perf_counter()
         codec = load_codec(codec_name or name_for_id(prompt.codec_id), device)
         loaded_s = time.perf_counter()
-        with _memory(f"{codec.facts.name} cannot decode {file}"):
+        with within_memory(f"{codec.facts.name} cannot decode {file}: {_NO_MEMORY}"):
             pixels = codec.decode(prompt)
         done_s = time.perf_counter()
     except BitstreamError as error:
@@ -202,17 +201,6 @@ def _read(file: Path) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise BitstreamError(f"over {MAX_FILE_BYTES} bytes: no prompt file of gnl is as large")
     return data
-
-
-@contextmanager
-def _memory(what: str) -> Iterator[None]:
-    """MachineError where the block runs out of memory; the tensor library says so with a RuntimeError."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        raise MachineError(f"{what}: out of memory; free some, or use a smaller image") from error
 
 
 def _without_quality(name: str) -> str:

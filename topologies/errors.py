@@ -11,6 +11,11 @@
 A message names the value it got, says what is accepted, and what to do next, in one line.
 """
 
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Iterator
+
 
 class GnlError(Exception):
     """Base of the family; `exit_status` is what the command line ends with."""
@@ -42,3 +47,14 @@ class BitstreamError(GnlError):
 
 class RunError(GnlError):
     """A run cannot go on; the network it built has been taken down."""
+
+
+@contextmanager
+def within_memory(message: str) -> Iterator[None]:
+    """MachineError with `message` where the block runs out of memory; the tensor library says so by a RuntimeError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise MachineError(message) from error

@@ -112,12 +112,6 @@ def _mass(symbols: np.ndarray, sigma: np.ndarray | float) -> np.ndarray:
     return ndtr((symbols + 0.5) / sigma) - ndtr((symbols - 0.5) / sigma)
 
 
-def _normal_cdf(x: np.ndarray) -> np.ndarray:
-    from scipy.special import ndtr
-
-    return ndtr(x)
-
-
 def _entropy(probabilities: np.ndarray) -> float:
     kept = probabilities[probabilities > 1e-15]
     return float(-(kept * np.log2(kept)).sum())

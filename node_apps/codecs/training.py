@@ -35,7 +35,7 @@ from gnl.node_apps.codecs.photos import CropSampler
 from gnl.node_apps.codecs.registry import read_sidecar
 from gnl.node_apps.codecs.training_config import TrainingConfig
 from gnl.node_apps.codecs.transform_coder import Estimate, TransformCoder
-from gnl.topologies.errors import CodecError, MachineError, RunError
+from gnl.topologies.errors import CodecError, RunError, within_memory
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -191,7 +191,7 @@ class Trainer:
                 if threads:
                     threads.before_step()
                 batch = next(batches)
-                with _memory(batch):
+                with within_memory(_too_large(batch)):
                     self.train_step(batch)
                 spent_s = time.monotonic() - start_s
                 if threads:
@@ -453,19 +453,12 @@ def _drawn_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def _memory(batch: Tensor) -> Iterator[None]:
-    """MachineError where the block runs out of memory."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        count, side = batch.shape[:2]
-        raise MachineError(
-            f"a step with {count} crops of {side} pixels does not fit into the memory: give smaller batches in the "
-            "configuration, and go on with --resume"
-        ) from error
+def _too_large(batch: Tensor) -> str:
+    count, side = batch.shape[:2]
+    return (
+        f"a step with {count} crops of {side} pixels does not fit into the memory: give smaller batches in the "
+        "configuration, and go on with --resume"
+    )
 
 
 def _read_checkpoint(path: Path, device: str, remedy: str) -> dict:
