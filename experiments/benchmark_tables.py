@@ -56,18 +56,20 @@ def _compared(found: dict) -> str:
             )
     note = "open: the baseline has no point at so few bits, and with its least (more) it is not beaten by as much"
     lines = ["At equal bpp, the baselines' curves interpolated in log bpp:", *([aligned(table)] if table[1:] else [])]
-    return "\n".join([*lines, *([note] if any(row[-1] == "open" for row in table) else []), _distortion(found)])
+    return "\n".join([*lines, *([note] if any(row[-1] == "open" for row in table) else []), *_distortion(found)])
 
 
-def _distortion(found: dict) -> str:
+def _distortion(found: dict) -> list[str]:
     titles = {"psnr_db": "PSNR dB", "ms_ssim": "MS-SSIM"}
     by_pair: dict[tuple[str, ...], dict[str, str]] = {}
     for one in found["at_equal_bpp"]:
         if one["metric"] in titles:
             values = f"{one['value']:.4g} and {one['baseline_value']:.4g}"
             by_pair.setdefault(_pair(one), {})[one["metric"]] = values
+    if not by_pair:
+        return []
     head = ["codec", "bpp", "against", "at", *(f"{title} of both" for title in titles.values())]
-    return aligned([head, *([*pair, *(row.get(metric, "") for metric in titles)] for pair, row in by_pair.items())])
+    return [aligned([head, *([*pair, *(row.get(metric, "") for metric in titles)] for pair, row in by_pair.items())])]
 
 
 def _pair(one: dict) -> tuple[str, ...]:

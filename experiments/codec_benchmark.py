@@ -1,9 +1,10 @@
 """Codecs against JPEG and WebP on photographs: `python -m gnl.experiments.codec_benchmark --images DIR --lpips DIR`.
 
-Rate and quality (PSNR, MS-SSIM, LPIPS and a Frechet distance) in two views: `square256`, the centre squares scaled to
-what networks of routers carry here, and `full`, the photographs as they are, where JPEG and WebP reach lower rates.
-Ratios to both at equal bpp, against what the codecs are meant to reach; a scalable codec also beside the dedicated
-ones; and speed. Standard output has the tables, or with --json one JSON document; standard error has the progress.
+Rate and quality (PSNR, MS-SSIM, LPIPS and a Frechet distance) in three views: `square256`, the centre squares scaled to
+what networks of routers carry here; `full`, the photographs as they are, where JPEG and WebP reach lower rates; and, if
+asked for, `tiles256`, squares cut from the photographs, of which there are enough for a Frechet distance. Ratios to
+both at equal bpp, against what the codecs are meant to reach; a scalable codec also beside the dedicated ones; and
+speed. Standard output has the tables, or with --json one JSON document; standard error has the progress.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Optional, Sequence
 
 import numpy as np
@@ -32,6 +34,7 @@ from .progress import counted
 from .quality import PerceptualDistance
 from .rate_quality import LEAST_SIDE, METRICS, Contender, Figures, Judge, Measured, Photographs, measure, naming
 
+VIEWS = ("square256", "full", "tiles256")
 TARGET_BPPS = (0.1, 0.15, 0.3, 0.45)
 GRID_ROWS, GRID_VERSIONS = 6, 2 * (1 + len(FAMILIES))
 _SPEED_IMAGES = 24
@@ -53,12 +56,17 @@ def contenders_of(names: Sequence[str], bpps: Sequence[float], own_bpps: dict[st
 
 def mean_bpps(names: Sequence[str], codecs: dict[str, Codec], photographs: Photographs, label: str) -> dict[str, float]:
     """Mean rate of each named codec over the photographs."""
-    sums = dict.fromkeys(names, 0.0)
+    found: dict[str, list[float]] = {name: [] for name in names}
     for image, path in zip(counted(photographs, label), photographs.paths):
+        pieces = photographs.pieces(image)
         for name in names:
             with naming(path):
-                sums[name] += 8 * codecs[name].encode(image).size_bytes / (image.shape[0] * image.shape[1])
-    return {name: total / len(photographs) for name, total in sums.items()}
+                found[name].append(fmean(_bpp(codecs[name], piece) for piece in pieces))
+    return {name: fmean(bpps) for name, bpps in found.items()}
+
+
+def _bpp(codec: Codec, image: np.ndarray) -> float:
+    return 8 * codec.encode(image).size_bytes / (image.shape[0] * image.shape[1])
 
 
 def evaluate(view: str, measured: Measured, contenders: Sequence[Contender], own_bpps: dict[str, float]) -> dict:
@@ -164,11 +172,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", nargs="+", required=True, metavar="DIR", help="folders of photographs")
     add("--lpips", metavar="DIR", help="folder with the LPIPS weights; without it, LPIPS is left out")
     add("--limit", type=int, metavar="N", help="evenly spaced subset of so many photographs")
-    add("--view", action="append", choices=("square256", "full"), help="measure one view only (both)")
+    add("--view", action="append", choices=VIEWS, help=f"measure this view ({' and '.join(VIEWS[:2])})")
     add("--size", type=int, default=256, metavar="PX", help="side of the squares (256); the view is named after it")
     add("--codec", action="append", metavar="NAME", help="codecs to compare (all that come with gnl)")
     add("--bpp", action="append", type=float, metavar="X", help=f"rates of codecs that have a choice {TARGET_BPPS}")
     add("--no-frechet", action="store_true", help="leave out the Frechet distance")
+    add("--only-frechet", action="store_true", help="leave out all quality but the Frechet distance, which is faster")
     add("--no-speed", action="store_true", help="leave out the timing")
     add("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="where networks run (cpu)")
     add("--batch", type=int, default=8, metavar="N", help="batch of the timing (8)")
@@ -188,19 +197,25 @@ def _run(options: argparse.Namespace) -> dict:
     paths = find_photos(options.images)
     if options.limit is not None and options.limit < len(paths):
         paths = [paths[index * len(paths) // options.limit] for index in range(options.limit)]
-    sizes_px = {f"square{options.size}": options.size, "full": None}
-    views = {f"square{options.size}" if view != "full" else view for view in options.view or ("square256", "full")}
+    square = f"square{options.size}"
+    views = {
+        square: Photographs(paths, options.size),
+        "full": Photographs(paths, None),
+        "tiles256": Photographs(paths, None, tiled=True),
+    }
+    wanted = {square if view == "square256" else view for view in options.view or VIEWS[:2]}
     codecs = {name: load_codec(name, device) for name in names}
     lpips = PerceptualDistance(options.lpips, device) if options.lpips else None
-    judge = Judge(lpips, None if options.no_frechet else EfficientNetLite2(device))
+    features = None if options.no_frechet else EfficientNetLite2(device)
+    judge = Judge(lpips, features, distortion=not options.only_frechet)
     document = {"codecs": names, "device": device, "views": [], "speed": []}
-    for view in (view for view in sizes_px if view in views):
-        found = _measure_view(view, Photographs(paths, sizes_px[view]), codecs, judge, options, len(views) > 1)
+    for view in (view for view in views if view in wanted):
+        found = _measure_view(view, views[view], codecs, judge, options, len(wanted) > 1)
         document["views"].append(found)
         _say(options, render_view(found))
     if not options.no_speed:
-        square = Photographs(paths[:_SPEED_IMAGES], options.size)
-        document["speed"] = _speeds(names, list(square), device, options)
+        images = list(Photographs(paths[:_SPEED_IMAGES], options.size))
+        document["speed"] = _speeds(names, images, device, options)
         _say(options, render_speeds(document["speed"]))
     return document
 
@@ -219,8 +234,10 @@ def _check(options: argparse.Namespace, names: Sequence[str]) -> None:
     for name in names if options.record else ():
         if name not in GENERATIVE_CODEC_IDS:
             raise CodecError(f"--record: {name} has no record, only {', '.join(GENERATIVE_CODEC_IDS)} have one")
-    if options.record and options.view == ["full"]:
-        raise CodecError("--record: the record is of squares; leave out --view full")
+    if options.record and "square256" not in (options.view or VIEWS):
+        raise CodecError("--record: the record is of squares; add --view square256")
+    if options.only_frechet and (options.no_frechet or options.lpips or options.record):
+        raise CodecError("--only-frechet goes with none of --no-frechet, --lpips and --record")
     if options.grid and options.grid.suffix != ".png":
         raise CodecError(f"--grid {options.grid}: give a file name that ends in .png")
     for path in (options.grid, options.out):
@@ -247,7 +264,7 @@ def _measure_view(
         name = f"{options.grid.stem}-{view}{options.grid.suffix}" if one_of_several else options.grid.name
         save_grid(options.grid.with_name(name), measured)
     found = evaluate(view, measured, contenders, own_bpps)
-    for name in codecs if options.record and view != "full" else ():
+    for name in codecs if options.record and photographs.size_px else ():
         labels = [one.label for one in contenders if one.codec == name]
         rows = [row for row in found["rows"] if row["codec"] in labels]
         record_figures(WEIGHTS_DIR / f"{name}.json", rows, len(photographs), options.size)

@@ -10,13 +10,18 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-from gnl.node_apps.codecs.registry import EXAMPLES, FAMILIES, WEIGHTS_DIR, codec_names, describe, load_codec
+from gnl.node_apps.codecs import pixel_swapping, registry
+from gnl.node_apps.codecs.registry import FAMILIES, WEIGHTS_DIR, codec_names, describe, load_codec
 from gnl.topologies.errors import GnlError
 
 from .cpu_load import BUSY_SHARE, OtherLoad
 from .images import load_images
 from .text_table import aligned
 
+# What stands for a family in the measurement.
+EXAMPLES = registry.EXAMPLES | {
+    name: f"{family}:0.1:gnl-low" for name, family in zip(pixel_swapping.NAMES, pixel_swapping.FAMILIES)
+}
 IMAGES, SIZE_PX = 4, 256
 LEAST_S = 0.3
 

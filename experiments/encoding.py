@@ -1,7 +1,7 @@
 """From images to the catalogue that a source sends: loaded, encoded once, and kept in a cache for the next run.
 
-The cache is a folder of catalogues named by what went into them (every pixel, the codec and its weights, the target,
-the format), so that a changed image or a retrained codec is never mistaken for the old one.
+The cache is a folder of catalogues named by what went into them (every pixel, the codec, its code and its weights, the
+target, the format), so that a changed image, codec or release is never mistaken for the old one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import PIL
 from gnl.node_apps.catalogue import INDEX, Catalogue, write_catalogue
+from gnl.node_apps.codecs import registry
 from gnl.node_apps.codecs.content import pack
 from gnl.node_apps.codecs.registry import describe, load_codec
 from gnl.node_apps.protocol.header import PAYLOAD_BYTES
@@ -49,6 +51,7 @@ def prepare_catalogue(
             [name, hashlib.sha256(image.tobytes()).hexdigest(), list(image.shape[:2])] for name, image in images
         ],
         "codec": facts.name,
+        "code": _code(),
         "weights_sha256": facts.weights_sha256,
         "bpp": content.bpp,
         "format": content.format,
@@ -64,6 +67,14 @@ def prepare_catalogue(
             shutil.rmtree(folder, ignore_errors=True)
     _make_room(folder.parent)
     return _kept(_encode(folder, key, content, device, images, skipped, report), images, skipped)
+
+
+def _code() -> dict[str, str]:
+    """What codes the images: a digest of gnl's codecs as they are, and Pillow's version."""
+    found = hashlib.sha256()
+    for path in sorted(Path(registry.__file__).parent.glob("*.py")):
+        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    return {"gnl": found.hexdigest(), "pillow": PIL.__version__}
 
 
 def _encode(folder, key, content, device, images, skipped, report) -> Catalogue:

@@ -8,7 +8,7 @@ lowest where even that takes more.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, Mapping, Optional, Sequence
 
@@ -40,16 +40,24 @@ class Contender:
 
 @dataclass(frozen=True)
 class Photographs:
-    """Photographs of a view, read when they are looked at: the centre square scaled to `size_px`, or all of each."""
+    """Photographs of a view, read when they are looked at: the centre square scaled to `size_px`, or all of each.
+
+    `tiled` ones are cut, as they are, into the squares of `frechet.tiles`, each coded by itself.
+    """
 
     paths: Sequence[Path]
     size_px: Optional[int]
+    tiled: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return map(self.read, self.paths)
+
+    def pieces(self, image: np.ndarray) -> list[np.ndarray]:
+        """What of one of them is coded: its tiles, or itself."""
+        return tiles(image) if self.tiled else [image]
 
     def read(self, path: Path) -> np.ndarray:
         """One of them, (H, W, 3) uint8; UsageError if it cannot be read or is too small for LPIPS."""
@@ -71,12 +79,13 @@ def naming(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured on one image through one codec; None where it was not, or cannot be."""
+    """What was measured on one photograph through one codec, means over its pieces; None where it was not, or cannot
+    be."""
 
     bpp: float
     bpp_without_header: Optional[float]
-    psnr_db: float
-    mse_normalised: float
+    psnr_db: Optional[float]
+    mse_normalised: Optional[float]
     ms_ssim: Optional[float]
     lpips: Optional[float]
 
@@ -109,11 +118,23 @@ def matched_label(family: str, label: str) -> str:
 
 
 class Judge:
-    """What is measured of a decoded image: LPIPS and features only where they are given."""
+    """What is measured of a decoded image beside its rate: LPIPS and features only where they are given, PSNR and
+    SSIM unless `distortion` is false."""
 
-    def __init__(self, lpips=None, features: Optional[Callable[[Sequence[np.ndarray]], np.ndarray]] = None) -> None:
+    def __init__(
+        self,
+        lpips=None,
+        features: Optional[Callable[[Sequence[np.ndarray]], np.ndarray]] = None,
+        distortion: bool = True,
+    ) -> None:
         self._lpips = lpips
         self.features = features
+        self._distortion = distortion
+
+    @property
+    def matches(self) -> bool:
+        """Whether baselines are wanted at the bits of each contender: LPIPS alone is compared there."""
+        return self._lpips is not None
 
     def figures(self, image: np.ndarray, shots: Sequence[Shot]) -> list[Figures]:
         """Figures of every shot of one image."""
@@ -124,17 +145,20 @@ class Judge:
             Figures(
                 8 * shot.size_bytes / pixels,
                 None if shot.picture_bytes is None else 8 * shot.picture_bytes / pixels,
-                psnr_db(image, shot.image),
-                mse_normalised(image, shot.image),
-                ms_ssim(image, shot.image),
+                *self._distortions(image, shot.image),
                 distance,
             )
             for shot, distance in zip(shots, distances)
         ]
 
+    def _distortions(self, image: np.ndarray, shown: np.ndarray) -> tuple[Optional[float], ...]:
+        if not self._distortion:
+            return None, None, None
+        return psnr_db(image, shown), mse_normalised(image, shown), ms_ssim(image, shown)
 
-class _OnePhotograph:
-    """One photograph through every contender and baseline; what several ask for is made once.
+
+class _Piece:
+    """One image through every contender and baseline; what several ask for is made once.
 
     `shots` are by key: a contender's label, or a baseline with its quality (`jpeg:10`).
     """
@@ -190,23 +214,41 @@ def measure(
     to_show = {row * len(photographs) // grid_rows for row in range(grid_rows)}
     for number, image in enumerate(watched(photographs)):
         with naming(photographs.paths[number]):
-            one = _OnePhotograph(image, contenders, codecs)
-        keys = {key: key for key in (*one.labels, *one.curves)} | one.matched()
-        row = one.to_show() if number in to_show else []
-        figures = dict(zip(one.shots, judge.figures(image, list(one.shots.values()))))
-        for label, key in keys.items():
-            measured.figures.setdefault(label, []).append(figures[key])
+            pieces = [_Piece(piece, contenders, codecs) for piece in photographs.pieces(image)]
+        found = [_figures(piece, judge) for piece in pieces]
+        for label in found[0]:
+            measured.figures.setdefault(label, []).append(_mean([one[label] for one in found]))
         if judge.features:
-            _add_features(measured, number, one, judge.features)
-        if row:
-            shown = [(key, one.shots[key].image, figures[key]) for key in row]
-            measured.shown.append([(ORIGINAL, image, None), *shown])
+            _add_features(measured, number, pieces, judge.features)
+        if number in to_show:
+            measured.shown.append(_row_of(pieces[0], judge))
     return measured
 
 
-def _add_features(measured: Measured, number: int, one: _OnePhotograph, features) -> None:
-    cut = {ORIGINAL: tiles(one.image)} | {key: tiles(one.shots[key].image) for key in (*one.labels, *one.curves)}
-    found = features([tile for pieces in cut.values() for tile in pieces])
-    for key, rows in zip(cut, np.split(found, len(cut))):
-        measured.features.setdefault(key, []).extend(rows)
-    measured.photo_of_tile += [number] * len(cut[ORIGINAL])
+def _figures(piece: _Piece, judge: Judge) -> dict[str, Figures]:
+    """By the labels of contenders, of points of curves, and of baselines at a contender's bits."""
+    keys = {key: key for key in (*piece.labels, *piece.curves)} | (piece.matched() if judge.matches else {})
+    by_key = dict(zip(piece.shots, judge.figures(piece.image, list(piece.shots.values()))))
+    return {label: by_key[key] for label, key in keys.items()}
+
+
+def _mean(found: Sequence[Figures]) -> Figures:
+    columns = zip(*(astuple(one) for one in found))
+    return Figures(*(None if None in column else float(np.mean(column)) for column in columns))
+
+
+def _row_of(piece: _Piece, judge: Judge) -> list[tuple[str, np.ndarray, Optional[Figures]]]:
+    keys = piece.to_show()
+    shots = [piece.shots[key] for key in keys]
+    figures = judge.figures(piece.image, shots)
+    return [(ORIGINAL, piece.image, None), *((key, shot.image, one) for key, shot, one in zip(keys, shots, figures))]
+
+
+def _add_features(measured: Measured, number: int, pieces: Sequence[_Piece], features) -> None:
+    for piece in pieces:
+        shown = {ORIGINAL: piece.image} | {key: piece.shots[key].image for key in (*piece.labels, *piece.curves)}
+        cut = {key: tiles(image) for key, image in shown.items()}
+        found = features([tile for part in cut.values() for tile in part])
+        for key, rows in zip(cut, np.split(found, len(cut))):
+            measured.features.setdefault(key, []).extend(rows)
+        measured.photo_of_tile += [number] * len(cut[ORIGINAL])

@@ -87,6 +87,14 @@ def test_both_views_are_measured_printed_and_written(folder, tmp_path, capsys, l
     assert f"{FRECHET}" in shown.out and "the covariances are singular" in shown.out
 
 
+def test_tiles_and_the_frechet_distance_alone(folder, capsys, features):
+    picture(9, 600).save(folder / "large.png")
+    run(folder, "--view", "tiles256", "--only-frechet", "--codec", "jpeg:35", "--no-speed")
+    shown = capsys.readouterr().out
+    assert "== tiles256: 4 photographs ==" in shown and "Frechet distance of n = 8 tiles" in shown
+    assert "PSNR dB of both" not in shown and "Photograph by photograph" not in shown
+
+
 def test_a_codec_matches_itself_photograph_by_photograph(folder, capsys, lpips):
     run(folder, "--lpips", "x", "--view", "full", "--codec", "jpeg:35", "--json", *QUICK)
     (view,) = json.loads(capsys.readouterr().out)["views"]
@@ -145,6 +153,8 @@ def test_many_codecs_take_several_lines_a_photograph(folder, tmp_path):
         (["--codec", "jpeg:30", "--bpp", "0.3"], "none of jpeg:30 has a choice"),
         (["--bpp", "-1"], "above 0"),
         (["--codec", "jpeg:20", "--record"], "jpeg:20 has no record"),
+        (["--only-frechet", "--no-frechet"], "--only-frechet goes with none"),
+        (["--codec", "gnl-low", "--record", "--view", "tiles256"], "add --view square256"),
         (["--codec", "jpeg:20", "--grid", "grid.gif"], "ends in .png"),
         (["--codec", "jpeg:20", "--out", "nowhere/at/all.json"], "there is no folder"),
     ],

@@ -9,6 +9,7 @@ from gnl.experiments import cli, codec_list
 from gnl.experiments.codec_list import list_codecs, measure_codec, render
 from gnl.experiments.images import load_images
 from gnl.node_apps.codecs import registry
+from gnl.node_apps.codecs.pixel_swapping import NAMES
 from gnl.node_apps.codecs.registry import GENERATIVE_CODEC_IDS, WEIGHTS_DIR, codec_names, describe, load_codec
 from gnl.topologies.errors import CodecError
 
@@ -74,6 +75,13 @@ def test_families_are_measured_by_an_example(light_only):
     row = next(line for line in table.splitlines() if line.startswith("webp"))
     assert f"{found['measured']['bpp']:.3f}" in row and f"{found['measured']['decode_per_s']:.1f}" in row
     assert "4 of the sample photographs at 256x256" in table
+
+
+def test_pixel_swapping_is_measured_around_a_codec(monkeypatch):
+    monkeypatch.setattr(codec_list, "codec_names", lambda: ["gnl-low", *NAMES])
+    monkeypatch.setattr(codec_list, "LEAST_S", 0.01)
+    plain, swapped, raw = (entry["measured"]["bpp"] for entry in list_codecs())
+    assert raw == pytest.approx(plain + 0.1 * 24, rel=0.05) and plain < swapped < raw
 
 
 @pytest.mark.parametrize("share, said", [(0.05, False), (0.4, True)])

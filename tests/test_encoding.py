@@ -49,6 +49,18 @@ def content(folder, **changes):
     return ContentSpec(**{"images": str(folder), "size_px": None, "codec": "jpeg:30", **changes})
 
 
+def test_other_code_encodes_again(photos, encoded, monkeypatch, tmp_path):
+    prepare_catalogue(content(photos))
+    prepare_catalogue(content(photos))
+    assert len(encoded) == 3
+    other = tmp_path / "codecs"
+    other.mkdir()
+    (other / "registry.py").write_text("# another release")
+    monkeypatch.setattr(encoding.registry, "__file__", str(other / "registry.py"))
+    prepare_catalogue(content(photos))
+    assert len(encoded) == 6
+
+
 def test_catalogue_images_and_names_lie_in_one_order(photos):
     catalogue, images, skipped = prepare_catalogue(content(photos))
     assert skipped == [] and sorted(image.name for image in images) == ["0.png", "1.png", "2.png"]

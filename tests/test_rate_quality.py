@@ -50,7 +50,7 @@ def test_contenders_are_measured_on_their_own_bytes_and_pixels(photographs):
 
 
 def test_baselines_have_a_curve_and_a_file_at_the_bits_of_every_contender(photographs):
-    measured = measure(photographs, CONTENDERS, CODECS, Judge())
+    measured = measure(photographs, CONTENDERS, CODECS, Judge(FirstPixel()))
     for family in ("jpeg", "webp"):
         lowest = measured.column(f"{family}:{CURVES[family][0]:g}", "bpp")
         for contender in CONTENDERS:
@@ -84,6 +84,27 @@ def test_a_row_of_pictures_has_baselines_of_at_least_the_bits(photographs):
     assert labels[1] == "jpeg:35" and labels[4] == "gnl-scalable@2.5" and labels[3].startswith("webp:")
     for own in (1, 4):
         assert all(figures.bpp >= first[own][2].bpp for _, _, figures in first[own : own + 3])
+
+
+def test_tiles_are_coded_by_themselves_and_their_photograph_has_the_means(tmp_path):
+    for name, size in (("a", (520, 300)), ("b", (256, 260))):
+        noise = np.random.default_rng(5).integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(tmp_path / f"{name}.png")
+    tiled = Photographs(sorted(tmp_path.iterdir()), None, tiled=True)
+    measured = measure(tiled, CONTENDERS[:1], CODECS, Judge(None, FirstPixel()))
+    assert measured.photo_of_tile == [0, 0, 1]
+    image = next(iter(tiled))
+    pieces = [image[:256, :256], image[:256, 256:512]]
+    rates = [8 * CODECS["jpeg:35"].encode(piece).size_bytes / 256**2 for piece in pieces]
+    assert rates[0] != rates[1] and measured.figures["jpeg:35"][0].bpp == pytest.approx(np.mean(rates))
+    assert [row.tolist() for row in measured.features[ORIGINAL][:2]] == [[piece[0, 0, 0], 256] for piece in pieces]
+
+
+def test_without_distortion_and_lpips_there_are_rates_and_features_only(photographs):
+    measured = measure(photographs, CONTENDERS, CODECS, Judge(None, FirstPixel(), distortion=False))
+    own = measured.figures["jpeg:35"][0]
+    assert own.bpp > 0 and (own.psnr_db, own.mse_normalised, own.ms_ssim, own.lpips) == (None,) * 4
+    assert not any(" at the bits of " in label for label in measured.figures) and measured.features["jpeg:35"]
 
 
 def test_photographs_are_whole_or_centre_squares(photographs):

@@ -504,7 +504,7 @@ class TestExport:
             file.write_bytes(b"part")
             raise safetensors.SafetensorError("I/O error: No space left on device")
 
-        monkeypatch.setattr(export, "save_file", full)
+        monkeypatch.setattr(export, "write_tensors", full)
         with pytest.raises(RunError, match="tiny.safetensors cannot be written .*No space left"):
             trainer.export(path, {"steps": 2}, crops)
         assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before

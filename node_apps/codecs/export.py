@@ -21,8 +21,8 @@ from gnl.node_apps.codecs.layout import LAYOUT, TRANSFORMS, pack_filters, unpack
 from gnl.node_apps.codecs.networks import NetworkShape
 from gnl.node_apps.codecs.pinned import ACTIVATION_BITS, WEIGHT_BITS, quantise_layers
 from gnl.node_apps.codecs.transform_coder import TransformCoder
+from gnl.node_apps.codecs.weights_file import write_tensors
 from gnl.topologies.errors import CodecError
-from safetensors.torch import save_file
 from torch import nn
 
 
@@ -50,7 +50,7 @@ def write_codec(model: TransformCoder, path: Path, record: dict) -> str:
     tensors["quantiser.shifts"] = torch.from_numpy(quantiser.centroid_shifts())
     new = path.with_suffix(".new")
     try:
-        save_file(tensors, new, {"layout": LAYOUT, "shape": json.dumps(asdict(model.shape))})
+        write_tensors(tensors, new, {"layout": LAYOUT, "shape": json.dumps(asdict(model.shape))})
         digest = hashlib.sha256(new.read_bytes()).hexdigest()
         record = {**record, "layout": LAYOUT, "sha256": digest, "size_bytes": new.stat().st_size}
         new.chmod(0o644)

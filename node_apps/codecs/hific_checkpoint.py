@@ -22,8 +22,8 @@ import torch
 from gnl.node_apps.codecs.entropy import SYMBOL_LIMIT, import_entropy_models
 from gnl.node_apps.codecs.hific_networks import PARTS, FactorizedDensity, HificShape, parameter_shapes
 from gnl.node_apps.codecs.hific_pinned import ACTIVATION_BITS, PinnedSynthesis, quantise_synthesis
+from gnl.node_apps.codecs.weights_file import write_tensors
 from gnl.topologies.errors import CodecError
-from safetensors.torch import save_file
 from torch import Tensor
 
 LAYOUT = "gnl-hific-1"
@@ -76,7 +76,7 @@ def convert(checkpoint: Path, name: str, out: Path) -> dict:
     metadata["shape"] = json.dumps(asdict(found.shape))
     new = out.with_suffix(".new")
     try:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, new, metadata)
+        write_tensors({key: value.contiguous() for key, value in tensors.items()}, new, metadata)
         record = _record(found, checkpoint, name, new)
         out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
         new.chmod(0o644)
