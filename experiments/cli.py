@@ -243,6 +243,30 @@ def train(**asked) -> None:
 
 
 @main.command()
+@click.option(
+    "--images", multiple=True, required=True, type=_PATH, metavar="DIR", help="Folder of photographs; may be repeated."
+)
+@click.option("--out", required=True, type=_PATH, metavar="DIR", help="Where curves.json is, or is to be.")
+@click.option("--patches", type=click.IntRange(2), default=2048, show_default=True, metavar="N", help="At most.")
+@click.option("--size", "size_px", type=click.IntRange(32, 4096), default=256, show_default=True, metavar="PX")
+@click.option("--stride", "stride_px", type=click.IntRange(1), default=128, show_default=True, metavar="PX")
+@click.option("--codec", "codecs", multiple=True, metavar="NAME", help="Codecs to measure  [default: the case study's]")
+@click.option("--bpp", "bpps", multiple=True, type=click.FloatRange(0, 24, min_open=True), help="Rates of scalable.")
+@click.option("--gamma", "gammas", multiple=True, type=click.FloatRange(0, 1), help="Fractions of swapped pixels.")
+@click.option("--lpips", type=_PATH, metavar="DIR", help="Folder with the weights of LPIPS; left out without it.")
+@_DEVICE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def curves(as_json, bpps, gammas, **asked) -> None:
+    """Measure points of rate and loss of quality (MSE, PSNR, MS-SSIM, LPIPS, a Frechet distance) on photographs."""
+    from .curves import GAMMAS, SCALABLE_BPPS, CurvesOptions, measure_curves, render
+
+    command = "gnl " + shlex.join(sys.argv[1:])
+    options = CurvesOptions(bpps=bpps or SCALABLE_BPPS, gammas=gammas or GAMMAS, command=command, **asked)
+    document = measure_curves(options)
+    print(json.dumps(document, indent=1) if as_json else render(document))
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json) -> None:
     """What this machine can do, and the remedy for each thing that it cannot."""

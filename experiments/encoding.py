@@ -51,7 +51,7 @@ def prepare_catalogue(
             [name, hashlib.sha256(image.tobytes()).hexdigest(), list(image.shape[:2])] for name, image in images
         ],
         "codec": facts.name,
-        "code": _code(),
+        "code": code_digests(),
         "weights_sha256": facts.weights_sha256,
         "bpp": content.bpp,
         "format": content.format,
@@ -69,7 +69,7 @@ def prepare_catalogue(
     return _kept(_encode(folder, key, content, device, images, skipped, report), images, skipped)
 
 
-def _code() -> dict[str, str]:
+def code_digests() -> dict[str, str]:
     """What codes the images: a digest of gnl's codecs as they are, and Pillow's version."""
     found = hashlib.sha256()
     for path in sorted(Path(registry.__file__).parent.glob("*.py")):

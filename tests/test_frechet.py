@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gnl.experiments.frechet import EfficientNetLite2, frechet_distance, tiles
+from gnl.experiments.frechet import EfficientNetLite2, FeatureStatistics, frechet_distance, tiles
 from gnl.node_apps.codecs import classifier
 from gnl.topologies.errors import UsageError
 from scipy.linalg import sqrtm
@@ -105,3 +105,47 @@ def test_the_real_network_tells_photographs_apart():
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     a, near, far = extract([smooth, np.clip(smooth.astype(int) + 4, 0, 255).astype(np.uint8), noise])
     assert a.shape == (1280,) and np.linalg.norm(a - near) < np.linalg.norm(a - far) / 4
+
+
+class TestFeatureStatistics:
+    @staticmethod
+    def of(features, cuts=()):
+        found = FeatureStatistics(features.shape[1])
+        for batch in np.split(features, cuts):
+            found.add(batch)
+        return found
+
+    def test_batches_of_any_size_give_what_numpy_gives_of_all(self):
+        features = RNG.normal(size=(60, 12)) @ RNG.normal(size=(12, 12)) + 1e4  # far from 0, where sums of squares fail
+        found = self.of(features.astype(np.float64), (1, 1, 7, 40))
+        assert found.count == 60 and found.mean == pytest.approx(features.mean(0))
+        assert found.covariance == pytest.approx(np.cov(features.T), rel=1e-7, abs=1e-7)
+
+    @pytest.mark.parametrize("n", [7, 90])
+    def test_the_distance_is_that_of_the_features(self, n):
+        first, second = RNG.normal(size=(n, 20)), RNG.normal(size=(n + 4, 20)) * 1.5 + 0.2
+        found = self.of(first, (3,)).distance(self.of(second, (5,)))
+        assert found == pytest.approx(frechet_distance(first, second), rel=1e-6)
+        assert self.of(first).distance(self.of(first)) == pytest.approx(0, abs=1e-5)
+
+    def test_the_state_goes_on_where_it_stopped(self, tmp_path):
+        features = RNG.normal(size=(30, 5))
+        np.savez(tmp_path / "state.npz", **self.of(features[:11]).arrays())
+        with np.load(tmp_path / "state.npz") as arrays:
+            found = FeatureStatistics.of_arrays(dict(arrays))
+        found.add(features[11:])
+        assert found.count == 30 and found.covariance == pytest.approx(np.cov(features.T))
+
+    def test_features_can_be_taken_out_again(self):
+        features = RNG.normal(size=(30, 5)) + 3
+        left = self.of(features).without(features[20:])
+        assert left.count == 20 and left.mean == pytest.approx(features[:20].mean(0))
+        assert left.covariance == pytest.approx(np.cov(features[:20].T))
+        assert self.of(features).without(features).count == 0
+
+    def test_what_cannot_be_meant_is_refused(self):
+        with pytest.raises(UsageError, match="at least 2"):
+            self.of(np.ones((1, 5))).covariance
+        for wrong in (np.ones((3, 4)), np.full((2, 5), np.nan), np.ones(5)):
+            with pytest.raises(UsageError, match=r"finite values, \(n, 5\)"):
+                FeatureStatistics(5).add(wrong)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Iterator, Optional, Sequence
 from zlib import crc32
 
 import numpy as np
@@ -130,6 +130,20 @@ class PixelSwapping(Codec):
             coded = self._prompt(inner, self._slices(image, inner, CodedPixels).first(count))
         gamma = count / (image.shape[0] * image.shape[1])
         return SwapSizes(gamma, inner.size_bytes, 1 + inner.size_bytes + 3 * count, coded.size_bytes)
+
+    def variants(self, image: np.ndarray, gammas: Sequence[float]) -> Iterator[tuple[SwapSizes, np.ndarray]]:
+        """Sizes and the decoded image with each of these fractions of the pixels swapped, 0 for none; the inner codec
+        runs only once."""
+        inner = self._inner.encode(image)
+        generated = self._inner.decode(inner)
+        slices = _PixelSlices(image, generated, _seed(inner), self._coding)
+        pixels = image.shape[0] * image.shape[1]
+        for gamma in gammas:
+            count = round(gamma * pixels)
+            bodies = slices.first(count)
+            coded = self._prompt(inner, bodies).size_bytes
+            sizes = SwapSizes(count / pixels, inner.size_bytes, 1 + inner.size_bytes + 3 * count, coded)
+            yield sizes, self._swap(generated, inner, bodies)
 
     def _encode_fraction(self, image: np.ndarray, gamma: float) -> Prompt:
         inner = self._inner.encode(image)

@@ -1,0 +1,265 @@
+"""`gnl curves`: points of rate and loss of quality for every codec, kept in a file from which curves are fitted.
+
+OUT holds `curves.json`, which names every input, and `originals.npz`, the feature statistics of the patches. Both are
+written as soon as there is something to write: the same command goes on where an interrupted one stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+from gnl.node_apps.codecs.photos import find_photos
+from gnl.node_apps.codecs.registry import GENERATIVE_CODEC_IDS, describe
+from gnl.topologies.errors import RunError, UsageError
+
+from .curve_points import Group, Quality, measure_group, statistics_of
+from .encoding import code_digests
+from .frechet import FEATURES, FRECHET, EfficientNetLite2, FeatureStatistics
+from .patches import Patches, cut
+from .progress import Progress, counted
+from .quality import PerceptualDistance
+from .text_table import aligned
+from .whole_file import write_whole
+
+SCHEMA = 1
+CURVES, ORIGINALS = "curves.json", "originals.npz"
+GAMMAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.55, 0.8)
+SCALABLE_BPPS = (0.06, 0.1, 0.15, 0.2, 0.3, 0.45, 0.65, 1.0)
+JPEG_QUALITIES, SWAPPED_JPEG_QUALITIES = (2, 3, 5, 8, 13, 25, 45, 65, 80, 90, 95), (3, 9, 16)
+WEBP_QUALITIES = (0, 2, 7, 20, 50, 75, 90)
+
+
+@dataclass(frozen=True)
+class CurvesOptions:
+    """What `gnl curves` was asked for; `codecs` empty for the ones of the case study."""
+
+    images: Sequence[Path]
+    out: Path
+    patches: int = 2048
+    size_px: int = 256
+    stride_px: int = 128
+    codecs: Sequence[str] = ()
+    bpps: Sequence[float] = SCALABLE_BPPS
+    gammas: Sequence[float] = GAMMAS
+    lpips: Optional[Path] = None
+    device: str = "auto"
+    command: str = ""
+
+
+def groups_of(codecs: Sequence[str], bpps: Sequence[float], gammas: Sequence[float]) -> list[Group]:
+    """What is measured: fixed codecs with pixels swapped, codecs of any rate at each of `bpps`; by default those of the
+    case study, where JPEG stands for compression without a generative node."""
+    gammas = tuple(sorted({0.0, *gammas}))
+    found = []
+    for name in codecs or GENERATIVE_CODEC_IDS:
+        if describe(name).scalable:
+            found += [Group(name, bpp) for bpp in bpps]
+        else:
+            found.append(Group(name, None, gammas))
+    if not codecs:
+        found += [Group(f"jpeg:{quality}", None, gammas) for quality in SWAPPED_JPEG_QUALITIES]
+        swapped = set(SWAPPED_JPEG_QUALITIES)
+        found += [Group(f"jpeg:{quality}") for quality in JPEG_QUALITIES if quality not in swapped]
+        found += [Group(f"webp:{quality}") for quality in WEBP_QUALITIES]
+    return found
+
+
+def measure_curves(options: CurvesOptions) -> dict[str, Any]:
+    """Measure what OUT does not hold yet; the document of `curves.json`.
+
+    UsageError for what cannot be meant, and where OUT holds curves of other inputs; RunError if it cannot be written.
+    """
+    groups = groups_of(options.codecs, options.bpps, options.gammas)
+    progress = Progress()
+    patches = cut(find_photos(options.images), options.size_px, options.stride_px, options.patches)
+    for name, reason in patches.left_out[:1]:
+        progress.note(f"{len(patches.left_out)} of {len(patches.paths)} photographs left out (first: {name}: {reason})")
+    features = EfficientNetLite2(_features_device(options.device))
+    folder = _CurvesFolder(options.out)
+    document, originals = folder.start(options, patches, features)
+    progress.note(f"{len(patches)} patches of {patches.size_px} pixels, {len(groups)} passes over them")
+    if len(patches) <= FEATURES:
+        progress.note(
+            f"only {len(patches)} patches for {FEATURES} features: the Frechet distance is then dominated by single "
+            "images and too large for all; compare nothing with distances at another count"
+        )
+    quality = Quality(PerceptualDistance(options.lpips, _features_device(options.device)) if options.lpips else None)
+    left = [group for group in groups if not _has(document, group)]
+    for number, group in enumerate(left, 1):
+        start_s = time.monotonic()
+        label = f"{number} of {len(left)}: {group.label}"
+        watched = _watcher(label)
+        points = measure_group(group, patches, originals, features, quality, options.device, watched)
+        weights = describe(group.codec).weights_sha256
+        kept = [one for one in document["points"] if (one["codec"], one["asked_bpp"]) != (group.codec, group.bpp)]
+        document["points"] = kept + [{**point, "weights_sha256": weights} for point in points]
+        folder.write(document)
+        left_s = (time.monotonic() - start_s) * (len(left) - number)
+        progress.note(f"{label}: {_said(points)}" + (f"; about {left_s / 60:.0f} min left" if left_s else ""))
+    return document
+
+
+def read_curves(path: Path) -> dict[str, Any]:
+    """The document in a curves file; UsageError if it is none, or one of another version."""
+    try:
+        document = json.loads(path.read_text())
+        version = document["schema"]
+        if version != SCHEMA:
+            raise UsageError(f"{path}: curves of version {version!r}, this gnl reads {SCHEMA}: measure them again")
+        missing = [key for key in ("inputs", "content_bpp", "features", "points") if key not in document]
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; give the curves.json of gnl curves") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: no curves ({error}); give the curves.json of gnl curves") from error
+    if missing:
+        raise UsageError(f"{path}: no {', '.join(missing)} in it; give the curves.json of gnl curves")
+    return document
+
+
+def render(document: dict[str, Any]) -> str:
+    """A line a point."""
+    rows = [["codec", "gamma", "bpp", "bpp, raw pixels", "MSE normalised", "PSNR dB", "MS-SSIM", "LPIPS", "Frechet"]]
+    for point in document["points"]:
+        name = point["codec"] if point["asked_bpp"] is None else f"{point['codec']}@{point['asked_bpp']:g}"
+        cells = [_cell(point.get(key), form) for key, form in _COLUMNS]
+        frechet = "" if point["frechet"] is None else f"{point['frechet']:.2f}"
+        rows.append([name, f"{point['gamma']:g}", *cells, frechet])
+    patches = document["inputs"]["patches"]
+    note = f"means of {patches} patches; Frechet distance: {document['features']}, n = {patches}"
+    return f"{aligned(rows)}\n{note}; content as stored: {document['content_bpp']:.3f} bpp"
+
+
+_COLUMNS = (
+    ("bpp", ".4f"), ("bpp_raw", ".4f"), ("mse_normalised", ".5f"), ("psnr_db", ".2f"), ("ms_ssim", ".4f"),
+    ("lpips", ".4f"),
+)  # fmt: skip
+
+
+def _cell(figure: Optional[dict[str, float]], form: str) -> str:
+    return "" if figure is None else format(figure["mean"], form)
+
+
+def _inputs(options: CurvesOptions, patches: Patches) -> dict[str, Any]:
+    """What every point depends on, so that no file holds points of different inputs."""
+    photographs = hashlib.sha256()
+    for path in patches.paths:
+        photographs.update(f"{path.name} {path.stat().st_size}\n".encode())
+    photographs.update(repr(patches.places).encode())
+    return {
+        "photographs": len(patches.paths) - len(patches.left_out),
+        "photographs_sha256": photographs.hexdigest(),
+        "patches": len(patches),
+        "size_px": patches.size_px,
+        "stride_px": options.stride_px,
+        "lpips": options.lpips is not None,
+        "code": code_digests(),
+    }
+
+
+def _features_device(device: str) -> str:
+    from gnl.node_apps.codecs.devices import resolve_device
+
+    return resolve_device(device)
+
+
+def _watcher(label: str) -> Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]:
+    return lambda patches: counted(patches, label)
+
+
+def _has(document: dict[str, Any], group: Group) -> bool:
+    """Whether all points of a group are there, of the weights that it has now."""
+    weights = describe(group.codec).weights_sha256
+    found = {
+        point["gamma"]
+        for point in document["points"]
+        if (point["codec"], point["asked_bpp"], point["weights_sha256"]) == (group.codec, group.bpp, weights)
+    }
+    return found >= set(group.gammas)
+
+
+def _said(points: Sequence[dict[str, Any]]) -> str:
+    first = points[0]
+    skipped = f", {len(first['skipped'])} patches skipped" if first["skipped"] else ""
+    return f"{first['bpp']['mean']:.3f} bpp, Frechet {first['frechet']:.1f}{skipped}"
+
+
+class _Hashed:
+    """Patches, and a digest of the pixels of those that were asked for."""
+
+    def __init__(self, patches: Patches) -> None:
+        self._patches = patches
+        self.digest = hashlib.sha256()
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for pixels in self._patches:
+            self.digest.update(pixels.tobytes())
+            yield pixels
+
+
+class _CurvesFolder:
+    """OUT: started or gone on with, and written to as points come."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+
+    def start(
+        self, options: CurvesOptions, patches: Patches, features: EfficientNetLite2
+    ) -> tuple[dict[str, Any], FeatureStatistics]:
+        """The document so far, and the statistics of the originals."""
+        inputs = _inputs(options, patches)
+        path = self._out / CURVES
+        if path.exists():
+            document = read_curves(path)
+            changed = [key for key, value in inputs.items() if document["inputs"].get(key) != value]
+            if changed:
+                raise UsageError(
+                    f"{path} was measured with another {', '.join(changed)}: give another --out, or remove it"
+                )
+            with np.load(self._out / ORIGINALS) as arrays:
+                return document, FeatureStatistics.of_arrays(dict(arrays))
+        self._make()
+        hashed = _Hashed(patches)
+        originals = statistics_of(counted(hashed, "patches as they are"), features, FEATURES)
+        buffer = io.BytesIO()
+        np.savez(buffer, **originals.arrays())
+        self._put(ORIGINALS, buffer.getvalue())
+        document = {
+            "schema": SCHEMA,
+            "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": options.command,
+            "inputs": inputs,
+            "pixels_sha256": hashed.digest.hexdigest(),
+            "content_bpp": patches.stored_bpp,
+            "features": FRECHET,
+            "points": [],
+        }
+        self.write(document)
+        return document, originals
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Replace `curves.json`; RunError if that fails."""
+        self._put(CURVES, (json.dumps(document, indent=1) + "\n").encode())
+
+    def _make(self) -> None:
+        try:
+            self._out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{self._out}: {error.strerror}; give a folder that can be made") from error
+
+    def _put(self, name: str, data: bytes) -> None:
+        try:
+            write_whole(self._out / name, data)
+        except OSError as error:
+            raise RunError(f"{self._out / name} cannot be written ({error.strerror}): free space there") from error
