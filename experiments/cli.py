@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
 import signal
 import sys
@@ -120,8 +121,6 @@ def _load(scenario, sets, images, codec, bpp, content):
 @click.option("--pcap", is_flag=True, help="Capture the head of every packet of every link into OUT/pcap.")
 def run(scenario, sets, images, codec, bpp, content, duration_s, repeat, seed, device, out, as_json, pcap) -> None:
     """Run SCENARIO on real packets and compare with the analysis (needs root)."""
-    import os
-
     loaded = _load(scenario, sets, images, codec, bpp, content)
     if os.geteuid() != 0:
         raise UsageError(f"gnl run needs root: sudo ./gnl {shlex.join(sys.argv[1:])}")
@@ -179,9 +178,23 @@ _DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), d
 _PATH = click.Path(path_type=Path)
 
 
+def _standard(path: Path, stream: str) -> Path:
+    """`-` as everywhere: standard input, or output."""
+    return Path(f"/dev/{stream}") if str(path) == "-" else path
+
+
+def _beside(out: Path):
+    """Where to say what was done: standard error, if standard output has `out` itself."""
+    try:
+        shared = os.path.samestat(out.stat(), os.fstat(1)) and not out.is_char_device()
+    except OSError:
+        shared = False
+    return sys.stderr if shared else sys.stdout
+
+
 @main.command()
 @click.argument("image", type=_PATH)
-@click.option("-o", "out", required=True, type=_PATH, metavar="FILE", help="The prompt file to write.")
+@click.option("-o", "out", required=True, type=_PATH, metavar="FILE", help="The prompt file to write, - for stdout.")
 @click.option("--codec", metavar="NAME", help="Prompt codec (see `gnl codecs`).")
 @click.option("--bpp", type=float, metavar="X", help="Most bits per pixel of FILE, header and all.")
 @click.option("--bytes", "size_bytes", type=click.IntRange(1), metavar="N", help="Most bytes of FILE, header and all.")
@@ -191,8 +204,9 @@ def encode(image, out, codec, bpp, size_bytes, device, as_json) -> None:
     """Encode IMAGE into a prompt, kept in FILE."""
     from .codec_files import encode_file
 
+    image, out = _standard(image, "stdin"), _standard(out, "stdout")
     encoded = encode_file(image, out, codec, bpp, size_bytes, device)
-    print(json.dumps(encoded.as_json(), indent=1) if as_json else encoded)
+    print(json.dumps(encoded.as_json(), indent=1) if as_json else encoded, file=_beside(out))
 
 
 @main.command()
@@ -204,7 +218,8 @@ def decode(file, out, codec, device) -> None:
     """Make the image of the prompt in FILE."""
     from .codec_files import decode_file
 
-    print(decode_file(file, out, codec, device))
+    file = _standard(file, "stdin")
+    print(decode_file(file, out, codec, device), file=_beside(out))
 
 
 @main.command()

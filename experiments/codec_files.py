@@ -1,7 +1,7 @@
 """`gnl encode` and `gnl decode`: an image file to a prompt file, and back.
 
 A budget, in bytes or in bits per pixel, is one of the whole file, and is met from below: by codecs of any rate within
-3%, by the others where their one rate is below it.
+3%, or within some bytes where a file is that small; by the others where their one rate is below it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from gnl.node_apps.codecs.image_files import read_image
-from gnl.node_apps.codecs.interface import Codec, Prompt
+from gnl.node_apps.codecs.interface import MAX_BPP, BudgetError, Codec, Prompt, at_least_bpp
 from gnl.node_apps.codecs.pixel_swapping import PixelSwapping, SwapSizes
 from gnl.node_apps.codecs.prompt_file import LEAST_OVERHEAD_BYTES, MAGIC, MAX_FILE_BYTES, pack_file, parse_file
 from gnl.node_apps.codecs.registry import EXAMPLES, load_codec, name_for_id
@@ -23,7 +23,6 @@ from PIL import Image
 from .whole_file import require_place, write_whole
 
 DEFAULT_CODEC = "gnl-scalable"
-TOP_BPP = 24.0
 _NO_MEMORY = "out of memory; free some, or use a smaller image"
 # How an image is written, by the suffix of its name; JPEG alone loses anything.
 FORMATS = {
@@ -114,13 +113,15 @@ def encode_file(
         pixels, notes = read_image(image)
     except CodecError as error:
         raise CodecError(f"{image}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{image}: {error.strerror}; give an image file that you can read") from error
     height, width = pixels.shape[:2]
     start_s = time.perf_counter()
-    codec = load_codec(codec_name or DEFAULT_CODEC, device)
+    codec = load_codec(DEFAULT_CODEC if codec_name is None else codec_name, device)
     codec.require_point(bpp)
     loaded_s = time.perf_counter()
     with within_memory(f"{codec.facts.name} cannot encode {width}x{height} pixels: {_NO_MEMORY}"):
-        budget = size_bytes if bpp is None else int(bpp * height * width / 8)
+        budget = size_bytes if bpp is None else int(min(bpp * height * width / 8, MAX_FILE_BYTES))
         prompt = codec.encode(pixels) if budget is None else encode_within(codec, pixels, budget)
     done_s = time.perf_counter()
     data = pack_file(prompt)
@@ -150,19 +151,27 @@ def encode_within(codec: Codec, image: np.ndarray, budget_bytes: int) -> Prompt:
     The header depends on how many slices the codec makes, so a codec of any rate is asked again with what is left.
     """
     pixels = image.shape[0] * image.shape[1]
-    room = max(1, budget_bytes - LEAST_OVERHEAD_BYTES)
+    room = max(1, min(budget_bytes, MAX_FILE_BYTES) - LEAST_OVERHEAD_BYTES)
     while True:
-        prompt = codec.encode(image, min(8 * room / pixels, TOP_BPP) if codec.facts.scalable else None)
+        try:
+            prompt = codec.encode(image, min(8 * room / pixels, MAX_BPP) if codec.facts.scalable else None)
+        except BudgetError as error:
+            raise _too_little(codec, error.least, pixels, budget_bytes) from None
         file_bytes = len(pack_file(prompt))
         if file_bytes <= budget_bytes:
             return prompt
         left = budget_bytes - (file_bytes - prompt.size_bytes)
         if not (codec.facts.scalable and prompt.size_bytes <= room and left > 0):
-            raise CodecError(
-                f"{codec.facts.name} needs {file_bytes} bytes ({8 * file_bytes / pixels:.4f} bpp) for this image and "
-                f"the file's header, {budget_bytes} are allowed: allow as many, or choose another codec (gnl codecs)"
-            )
+            raise _too_little(codec, prompt, pixels, budget_bytes)
         room = left  # less than before, or the file would have fitted
+
+
+def _too_little(codec: Codec, least: Prompt, pixels: int, budget_bytes: int) -> CodecError:
+    file_bytes = len(pack_file(least))
+    return CodecError(
+        f"{codec.facts.name} needs {file_bytes} bytes ({at_least_bpp(file_bytes, pixels)} bpp) for this image and the "
+        f"file's header, {budget_bytes} are allowed: allow as many, or choose another codec (gnl codecs)"
+    )
 
 
 def decode_file(file: Path, out: Path, codec_name: str | None = None, device: str = "auto") -> Decoded:
@@ -177,7 +186,7 @@ def decode_file(file: Path, out: Path, codec_name: str | None = None, device: st
     try:
         prompt = parse_file(_read(file))
         start_s = time.perf_counter()
-        codec = load_codec(codec_name or name_for_id(prompt.codec_id), device)
+        codec = load_codec(name_for_id(prompt.codec_id) if codec_name is None else codec_name, device)
         loaded_s = time.perf_counter()
         with within_memory(f"{codec.facts.name} cannot decode {file}: {_NO_MEMORY}"):
             pixels = codec.decode(prompt)
@@ -194,10 +203,13 @@ def decode_file(file: Path, out: Path, codec_name: str | None = None, device: st
 
 
 def _read(file: Path) -> bytes:
-    with open(file, "rb") as stream:
-        data = stream.read(len(MAGIC))
-        if data == MAGIC:  # else parse_file says so, however long the rest is
-            data += stream.read(MAX_FILE_BYTES)
+    try:
+        with open(file, "rb") as stream:
+            data = stream.read(len(MAGIC))
+            if data == MAGIC:  # else parse_file says so, however long the rest is
+                data += stream.read(MAX_FILE_BYTES)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}; give a prompt file that you can read") from error
     if len(data) > MAX_FILE_BYTES:
         raise BitstreamError(f"over {MAX_FILE_BYTES} bytes: no prompt file of gnl is as large")
     return data

@@ -112,7 +112,8 @@ def compare_means(measured: Measured, label: str, family: str, metric: str) -> C
     curve = np.stack([measured.column(one, metric) for one in labels], 1)
     weights, where = weights_at(own_bpp.mean(), curve_bpps.mean(0))
     start = (label, own_bpp.mean(), family, weights @ curve_bpps.mean(0) if where != EQUAL else own_bpp.mean(), where)
-    value, baseline = own.mean(), weights @ curve.mean(0)
+    used = weights > 0  # a point beyond them may be perfect, with an infinite PSNR
+    value, baseline = own.mean(), weights[used] @ curve[:, used].mean(0)
     if metric != "lpips":
         return Comparison(*start, metric, value, baseline)
 

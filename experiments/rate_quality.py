@@ -1,8 +1,8 @@
 """Rate and quality of codecs on photographs: one pass, in which everything meets the same pixels.
 
-Rates are of the whole file or prompt as it would be sent, headers included. JPEG and WebP are measured along a curve of
-qualities, and at the bits of each codec, photograph by photograph: at the highest quality that takes no more, or at the
-lowest where even that takes more.
+Rates are of what packets carry: a prompt's slices with their headers, a baseline's whole file. JPEG and WebP are
+measured along a curve of qualities, and at the bits of each codec, photograph by photograph: at the highest quality
+that takes no more, or at the lowest where even that takes more.
 """
 
 from __future__ import annotations

@@ -94,6 +94,11 @@ def train(options: TrainOptions) -> bool:
     config = read_config(options.config)
     config = dataclasses.replace(config, **{key: value for key, value in given.items() if value is not None})
     TrainingFolder(options.out, config.name).require(options.resume)
+    if options.start and not _weights_of(options.start).is_file():
+        raise UsageError(
+            f"--start {options.start}: give one of {', '.join(GENERATIVE_CODEC_IDS)}, or a file: another training's "
+            "checkpoint.pt, or the .safetensors that it wrote"
+        )
     with TrainingView() as view:
         view.note(f"training {config.name} for {_goal(config)}, into {options.out}")
         paths = find_photos(options.images)

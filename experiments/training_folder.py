@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,13 +24,18 @@ class TrainingFolder:
     """The files of one training, whose log nobody else writes."""
 
     def __init__(self, out: Path, name: str, log: BinaryIO | None = None) -> None:
+        self._out = out
         self.checkpoint = out / "checkpoint.pt"
         self.codec = out / f"{name}.safetensors"
         self.pictures = out / "pictures.png"
         self._log = log
 
     def require(self, resume: bool) -> None:
-        """UsageError unless there is a checkpoint, for a training that goes on, or none of its files otherwise."""
+        """UsageError unless there is a checkpoint, for a training that goes on, or none of its files otherwise, in a
+        folder that is one or can be made."""
+        made = next(path for path in (self._out, *self._out.absolute().parents) if path.exists())
+        if not made.is_dir() or not os.access(made, os.W_OK):
+            raise UsageError(f"--out {self._out}: {made} is no folder that you may write to; give another --out")
         if resume:
             if not self.checkpoint.is_file():
                 raise UsageError(f"{self.checkpoint} is not there: leave out --resume, or give the OUT of a training")

@@ -29,12 +29,12 @@ def write_whole(path: Path, data: bytes) -> None:
 
     An error or a signal leaves what was there before. Devices and pipes are written to directly.
     """
-    place = Path(os.path.realpath(path))
     try:
-        before = place.stat() if place.exists() else None
+        before = path.stat() if path.exists() else None
         if before is not None and not stat.S_ISREG(before.st_mode):
-            place.write_bytes(data)
+            path.write_bytes(data)  # by the name given: what /dev/stdout leads to may have none of its own
             return
+        place = Path(os.path.realpath(path))
         if before is not None and not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         with held_back():

@@ -3,7 +3,10 @@
 import json
 import os
 import random
+import re
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -163,6 +166,26 @@ class TestBudget:
     def test_budgets_that_are_none(self, option):
         refused(2, "encode", PHOTO, "-o", "x.gnl", "--codec", "jpeg:20", *option, says=option[0].strip("-"))
 
+    @pytest.mark.parametrize("name", ["gnl-scalable", "ps:jpeg:30"])
+    def test_what_is_said_to_suffice_does(self, name):
+        found = gnl("encode", PHOTO, "-o", "x.gnl", "--codec", name, "--bytes", 40)
+        least, bpp = re.search(r"needs (\d+) bytes \(([\d.]+) bpp\)", found.stderr).groups()
+        refused(2, "encode", PHOTO, "-o", "x.gnl", "--codec", name, "--bytes", int(least) - 1, says=f"needs {least} ")
+        done("encode", PHOTO, "-o", "x.gnl", "--codec", name, "--bytes", least)
+        done("encode", PHOTO, "-o", "y.gnl", "--codec", name, "--bpp", bpp)
+
+    def test_a_tiny_image_takes_more_than_24_bits_a_pixel(self):
+        save("one.png", gradient()[:1, :1])
+        for budget in (60, 5000, 10**30, 10**400):
+            assert done("encode", "one.png", "-o", "x.gnl", "--codec", "gnl-scalable", "--bytes", budget)
+        for bpp in (4000, 1e6):
+            assert done("encode", "one.png", "-o", "x.gnl", "--codec", "ps:jpeg:30", "--bpp", bpp)
+        save("small.png", gradient()[:40, :40])
+        said = done("encode", "small.png", "-o", "x.gnl", "--codec", "ps-raw:jpeg:30", "--bpp", 99)
+        assert "100.00% of the pixels" in said
+        for bpp in (1e308, "inf", "nan", 0):
+            refused(2, "encode", "one.png", "-o", "y.gnl", "--bpp", bpp, says="above 0 and at most 1e+06")
+
     def test_two_budgets(self):
         refused(2, "encode", PHOTO, "-o", "x.gnl", "--bpp", 1, "--bytes", 100, says="give one of them")
 
@@ -185,8 +208,8 @@ class TestImages:
     def test_an_image_that_is_none(self):
         open("x.png", "wb").write(b"no image")
         refused(2, "encode", "x.png", "-o", "x.gnl", says="x.png: not an image")
-        refused(1, "encode", "gone.png", "-o", "x.gnl", says="No such file or directory: gone.png")
-        refused(1, "encode", ".", "-o", "x.gnl", says="Is a directory")
+        refused(2, "encode", "gone.png", "-o", "x.gnl", says="gone.png: No such file or directory; give an image")
+        refused(2, "encode", ".", "-o", "x.gnl", says=".: Is a directory")
 
     def test_one_that_no_codec_takes(self):
         save("x.png", np.zeros((1, 9000, 3), np.uint8))
@@ -208,6 +231,15 @@ class TestRefusals:
         for bad, says in ((data[:-9], "cut off"), (data + b"x", "follows"), (data[:-9] + bytes(9), "CRC-32")):
             open("y.gnl", "wb").write(bad)
             refused(1, "decode", "y.gnl", "-o", "y.png", says=says)
+
+    def test_an_empty_name_is_not_the_default(self):
+        refused(2, "encode", PHOTO, "-o", "x.gnl", "--codec", "", says="codec '' is unknown")
+        done("encode", PHOTO, "-o", "x.gnl", "--codec", "jpeg:30")
+        refused(2, "decode", "x.gnl", "-o", "x.png", "--codec", "", says="codec '' is unknown")
+
+    def test_an_absent_file(self):
+        refused(2, "encode", "nope.png", "-o", "x.gnl", says="nope.png: No such file or directory; give an image")
+        refused(2, "decode", "nope.gnl", "-o", "x.png", says="nope.gnl: No such file or directory; give a prompt file")
 
     def test_an_unknown_codec(self):
         self.rewritten(codec_id=63)
@@ -278,3 +310,16 @@ def test_what_stops_a_codec_leaves_what_was_there(monkeypatch, error, status, sa
     refused(status, "encode", PHOTO, "-o", "x.gnl", says=says)
     refused(status, "decode", "x.gnl", "-o", "x.png", says=says)
     refused(status, "decode", "x.gnl", "-o", "new.png", says=says)
+
+
+def test_dashes_and_pipes_are_standard_input_and_output(tmp_path):
+    command = [sys.executable, "-P", "-m", "gnl.experiments.cli"]
+    encoded = subprocess.run(
+        [*command, "encode", "-", "-o", "-", "--codec", "jpeg:30"], input=PHOTO.read_bytes(), capture_output=True
+    )
+    codec = load_codec("jpeg:30")
+    prompt = codec.encode(np.asarray(Image.open(PHOTO)))
+    assert encoded.returncode == 0 and encoded.stdout == pack_file(prompt) and b"300x300 by jpeg:30" in encoded.stderr
+    decoded = subprocess.run([*command, "decode", "-", "-o", "x.png"], input=encoded.stdout, capture_output=True)
+    assert decoded.returncode == 0 and b"x.png: 300x300" in decoded.stdout
+    assert np.array_equal(Image.open("x.png"), codec.decode(prompt))

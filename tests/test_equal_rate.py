@@ -1,5 +1,6 @@
 """Interpolation and verdicts by hand, intervals against scipy and against what is known of normal samples."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -101,6 +102,13 @@ def test_below_the_least_point_no_miss_is_claimed():
     assert (found.where, found.baseline_bpp, found.baseline_value) == (LEAST, pytest.approx(0.1), pytest.approx(1.2))
     assert found.verdict == "open"
     assert compare_means(made_up(0.05, 0.6), "gnl-low", "webp", "lpips").verdict == "pass"
+
+
+def test_a_point_without_any_loss_elsewhere_on_the_curve_changes_nothing():
+    measured = made_up(0.1, 0.5)
+    last = curve_labels("jpeg")[-1]
+    measured.figures[last][3] = dataclasses.replace(measured.figures[last][3], psnr_db=math.inf)
+    assert compare_means(measured, "gnl-low", "jpeg", "psnr_db").baseline_value == pytest.approx(18)
 
 
 def test_what_is_better_when_higher_has_no_ratio():

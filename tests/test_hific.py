@@ -19,7 +19,7 @@ from gnl.node_apps.codecs.hific_networks import HificShape, parameter_shapes
 from gnl.node_apps.codecs.hific_pinned import PinnedSynthesis, quantise_synthesis
 from gnl.node_apps.codecs.interface import Prompt
 from gnl.node_apps.codecs.registry import HIFIC_CODEC_IDS, codec_names, describe, load_codec
-from gnl.topologies.errors import BitstreamError, CodecError
+from gnl.topologies.errors import BitstreamError, CodecError, RunError
 from safetensors.torch import load_file, save_file
 
 PAPER = dict(widths=(60, 120, 240, 480, 960), y=220, z=320, blocks=9)
@@ -595,6 +595,33 @@ def test_a_pickle_that_needs_more_is_not_run_and_the_remedy_works(state, tmp_pat
     with pytest.raises(CodecError, match="which could run code"):
         read_checkpoint(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n" + bytes(99), b"<html>404</html>", b"\x1f\x8b" + bytes(50)])
+def test_a_file_that_is_no_checkpoint_is_not_to_be_trusted(tmp_path, content):
+    (tmp_path / "odd.pt").write_bytes(content)
+    with pytest.raises(CodecError, match="does not load") as caught:
+        read_checkpoint(tmp_path / "odd.pt")
+    assert "weights_only" not in str(caught.value) and "trust" not in str(caught.value)
+
+
+def test_a_setting_of_another_kind_is_refused(state, tmp_path):
+    with pytest.raises(CodecError, match="args.likelihood_type is tensor"):
+        read_checkpoint(checkpoint_of(state, tmp_path / "p.pt", likelihood_type=torch.ones(400)))
+
+
+def test_what_cannot_be_written_leaves_nothing(state, tmp_path):
+    (tmp_path / "w.safetensors").mkdir()
+    with pytest.raises(RunError, match="w.safetensors cannot be written"):
+        convert(checkpoint_of(state, tmp_path / "p.pt"), "hific-low", tmp_path / "w.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.pt", "w.safetensors"]
+
+
+def test_equal_checkpoints_make_equal_weights(state, tmp_path):
+    checkpoint_of(state, tmp_path / "p.pt")
+    for number in range(5):
+        convert(tmp_path / "p.pt", "hific-low", tmp_path / f"{number}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.glob("*.safetensors")}) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 100, None])

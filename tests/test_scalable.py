@@ -261,6 +261,7 @@ def test_the_order_is_derived_in_whole_numbers(codec):
         ([segment(0, bytes(64)), b"\x01" + b"\xff" * 9], "longer than five"),
         ([segment(0, bytes(64)), b"\x01\x03\x00" + bytes(11)], "segment 1 of 12 bytes, 11 are there"),
         ([segment(0, bytes(64)), b"\x01\xff\xff\xff\xff\x7f\x00"], "bytes, 0 are there"),
+        ([segment(7, b"") * 256, segment(0, bytes(64))], "more than 256 segments"),
         ([], "without segment 0"),
     ],
 )

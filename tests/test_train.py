@@ -178,13 +178,21 @@ class TestRefused:
             ({"images": ["absent"]}, "absent: No such file"),
             ({"lpips": "absent"}, "absent/alexnet.* is missing.*PyPI wheel lpips 0.1.4.*alexnet-owt-7be5be79.pth"),
             ({"text": "least_side: 512\n"}, "12 of 12 photographs left out .*under 512.*larger"),
-            ({"start": "absent.pt"}, "absent.pt: no checkpoint .*No such file"),
         ],
     )
     def test_what_cannot_be_meant(self, things, tmp_path, changes, words):
         self.refuse(things, tmp_path, CodecError, words, **changes)
-        if "start" not in changes:
-            assert not (tmp_path / "out").exists()
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("start", ["absent.pt", "gnl-scalabel"])
+    def test_a_start_from_nowhere(self, things, tmp_path, start):
+        self.refuse(things, tmp_path, UsageError, f"--start {start}: give one of gnl-low.* or a file", start=start)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_start_from_something_else(self, things, tmp_path):
+        (tmp_path / "x.pt").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
+        error = self.refuse(things, tmp_path, CodecError, "x.pt: no checkpoint", start=str(tmp_path / "x.pt"))
+        assert "weights_only" not in str(error)
 
     def test_a_folder_that_holds_no_image(self, things, tmp_path):
         (tmp_path / "empty").mkdir()
@@ -213,9 +221,15 @@ class TestRefused:
         assert train.train(options(things, tmp_path, 1))
         self.refuse(things, tmp_path, CodecError, "is of tiny, the configuration is of", text="name: b\n", resume=True)
 
-    @pytest.mark.parametrize("out", ["/proc/gnl", "/dev/null/out"])
-    def test_a_place_that_cannot_be_written(self, things, tmp_path, out):
-        self.refuse(things, tmp_path, RunError, f"cannot write to {out} .*another --out", out=type(tmp_path)(out))
+    @pytest.mark.parametrize(
+        "out, error, words",
+        [
+            ("/proc/gnl", RunError, "cannot write to /proc/gnl .*another --out"),
+            ("/dev/null/out", UsageError, "--out /dev/null/out: /dev/null is no folder"),
+        ],
+    )
+    def test_a_place_that_cannot_be_written(self, things, tmp_path, out, error, words):
+        self.refuse(things, tmp_path, error, words, out=type(tmp_path)(out))
 
     def test_two_at_once_in_one_folder(self, things, tmp_path):
         with claimed(tmp_path / "out", "tiny", False):

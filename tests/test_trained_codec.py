@@ -1,5 +1,6 @@
 """`trained:FILE`: codecs that a user trained, by the path of their weights."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -49,10 +50,28 @@ def test_weights_that_are_not_those_of_the_record_are_refused(tmp_path):
         load_codec(record(tmp_path / "mine.safetensors"), "cpu")
 
 
-@pytest.mark.parametrize("codec_id", [5, 6, 64 + 5, 128 + 6])
+@pytest.mark.parametrize("points", ["null", '["a"]', "3"])
+def test_a_damaged_record_is_named(tmp_path, points):
+    (tmp_path / "mine.json").write_text(f'{{"sha256": "deadbeef", "operating_points_bpp": {points}}}')
+    with pytest.raises(CodecError, match="operating_points_bpp of its .json is"):
+        describe(f"trained:{tmp_path}/mine.safetensors")
+
+
+def test_weights_cut_short_are_named_even_if_the_record_agrees(tmp_path):
+    data = (WEIGHTS_DIR / "gnl-low.safetensors").read_bytes()[:-1000]
+    (tmp_path / "mine.safetensors").write_bytes(data)
+    (tmp_path / "mine.json").write_text(json.dumps({"sha256": hashlib.sha256(data).hexdigest()}))
+    with pytest.raises(CodecError, match="mine.safetensors: no codec weights"):
+        load_codec(f"trained:{tmp_path}/mine.safetensors", "cpu")
+
+
+@pytest.mark.parametrize("codec_id", [5, 6])
 def test_an_id_alone_does_not_say_which(codec_id):
     with pytest.raises(CodecError, match="does not say which trained:<.*name it with --codec"):
         name_for_id(codec_id)
+    for family, first in (("ps", 64), ("ps-raw", 128)):
+        with pytest.raises(CodecError, match=f"codec id {first + codec_id} is {family} .*as --codec {family}:NAME"):
+            name_for_id(first + codec_id)
 
 
 def test_weights_that_come_with_gnl_may_be_named_by_their_path():

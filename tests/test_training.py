@@ -509,6 +509,15 @@ class TestExport:
             trainer.export(path, {"steps": 2}, crops)
         assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
 
+    def test_a_record_that_cannot_be_written_leaves_the_former_pair(self, crops, tmp_path, monkeypatch):
+        trainer, path = started(crops), tmp_path / "tiny.safetensors"
+        trainer.export(path, {"steps": 1}, crops)
+        before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
+        monkeypatch.setattr(export, "_versions", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            trainer.export(path, {"steps": 2}, crops)
+        assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
+
     def test_a_codec_of_one_rate_meets_its_target(self, crops, tmp_path):
         for target in (0.1, 0.4):
             started(crops, target_bpp=target, budget_bpp=None).export(tmp_path / "tiny.safetensors", {}, crops)

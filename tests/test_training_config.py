@@ -128,6 +128,8 @@ def test_a_missing_key_is_named_with_the_way_out(tmp_path, key):
         ("- 1", "list"),
         ("a: [", "no YAML"),
         ("\x00", "no YAML"),
+        (f"based_on: gnl-low\nminutes: {'9' * 400}", "minutes is 9"),
+        ("based_on: ~nobody-of-this-name/x.yaml", "give a YAML file"),
         ("based_on: 3", "based_on is 3"),
         ("based_on: absent.yaml", "absent.yaml is neither a file nor"),
         ("based_on: mine.yaml", "leads back"),
@@ -144,7 +146,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
         read_config(tmp_path / "x.yaml")
 
 
-@pytest.mark.parametrize("which", ["gnl-lwo", "absent.yaml", "."])
+@pytest.mark.parametrize("which", ["gnl-lwo", "absent.yaml", ".", "~nobody-of-this-name/x.yaml"])
 def test_an_unknown_name_lists_what_there_is(which):
     with pytest.raises(CodecError, match="gnl-high, gnl-low, gnl-medium, gnl-scalable"):
         read_config(which)

@@ -43,6 +43,14 @@ def test_a_device_is_written_to_and_not_replaced():
         write_whole(Path("/dev/full"), b"data")
 
 
+def test_a_pipe_is_written_to_by_the_name_of_its_descriptor():
+    reading, writing = os.pipe()
+    write_whole(Path(f"/dev/fd/{writing}"), b"data")
+    assert os.read(reading, 9) == b"data"
+    os.close(reading)
+    os.close(writing)
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("step", ["write_bytes", "replace"])
 def test_what_stops_the_writing_leaves_what_was_there(tmp_path, monkeypatch, error, step):

@@ -14,6 +14,7 @@ from PIL import Image
 
 STUB_CODEC_ID, JPEG_CODEC_ID, WEBP_CODEC_ID = 240, 16, 17
 STUB_MAX_BYTES = 1 << 24
+_MOST_DIGITS = 20
 _STUB_PREFIX = struct.Struct("!HH")
 # Of what the format offers at a quality, the smallest file is taken.
 _SAVE_OPTIONS = {
@@ -77,16 +78,23 @@ class StubCodec(Codec):
         return np.frombuffer(noise, np.uint8).reshape(height, width, 3).copy()
 
 
+def _is_number(text: str) -> bool:
+    """Whether it is a whole number, of no more digits than int() takes."""
+    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+
+
 def parse_quality(name: str, text: str) -> int:
     """The quality of `jpeg:<q>` or `webp:<q>`; CodecError unless it is a whole number from 1 to 100."""
-    if text.isascii() and text.isdigit() and 1 <= int(text) <= 100:
+    if _is_number(text) and 1 <= int(text) <= 100:
         return int(text)
-    raise CodecError(f"codec {name}:{text}: the quality must be a whole number from 1 to 100, as in {name}:30")
+    shown = text[:_MOST_DIGITS]
+    raise CodecError(f"codec {name}:{shown}: the quality must be a whole number from 1 to 100, as in {name}:30")
 
 
 def parse_stub_size(text: str) -> int:
     """The prompt size of `stub:<bytes>`; CodecError unless it holds the image's size and is at most 16 MiB."""
     least = _STUB_PREFIX.size
-    if text.isascii() and text.isdigit() and least <= int(text) <= STUB_MAX_BYTES:
+    if _is_number(text) and least <= int(text) <= STUB_MAX_BYTES:
         return int(text)
-    raise CodecError(f"codec stub:{text}: give the prompt's bytes, {least} to {STUB_MAX_BYTES}, as in stub:4000")
+    shown = text[:_MOST_DIGITS]
+    raise CodecError(f"codec stub:{shown}: give the prompt's bytes, {least} to {STUB_MAX_BYTES}, as in stub:4000")

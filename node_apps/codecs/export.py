@@ -21,7 +21,7 @@ from gnl.node_apps.codecs.layout import LAYOUT, TRANSFORMS, pack_filters, unpack
 from gnl.node_apps.codecs.networks import NetworkShape
 from gnl.node_apps.codecs.pinned import ACTIVATION_BITS, WEIGHT_BITS, quantise_layers
 from gnl.node_apps.codecs.transform_coder import TransformCoder
-from gnl.node_apps.codecs.weights_file import write_tensors
+from gnl.node_apps.codecs.weights_file import replaced_together, write_tensors
 from gnl.topologies.errors import CodecError
 from torch import nn
 
@@ -48,17 +48,11 @@ def write_codec(model: TransformCoder, path: Path, record: dict) -> str:
     tensors["quantiser.order"] = torch.from_numpy(quantiser.class_order())
     tensors["quantiser.cost"] = torch.from_numpy(_class_costs())
     tensors["quantiser.shifts"] = torch.from_numpy(quantiser.centroid_shifts())
-    new = path.with_suffix(".new")
-    try:
-        write_tensors(tensors, new, {"layout": LAYOUT, "shape": json.dumps(asdict(model.shape))})
-        digest = hashlib.sha256(new.read_bytes()).hexdigest()
-        record = {**record, "layout": LAYOUT, "sha256": digest, "size_bytes": new.stat().st_size}
-        new.chmod(0o644)
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    write_record(path, {**record, "versions": _versions()})
+    with replaced_together(path) as (weights, sidecar):
+        write_tensors(tensors, weights, {"layout": LAYOUT, "shape": json.dumps(asdict(model.shape))})
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        facts = {"layout": LAYOUT, "sha256": digest, "size_bytes": weights.stat().st_size, "versions": _versions()}
+        sidecar.write_text(json.dumps({**record, **facts}, indent=1) + "\n")
     return digest
 
 

@@ -26,6 +26,7 @@ from gnl.node_apps.codecs.layout import LAYOUT, read_tables, unpack_filters
 from gnl.node_apps.codecs.pinned import PinnedHyperSynthesis, PinnedLayer
 from gnl.node_apps.codecs.strips import in_strips
 from gnl.topologies.errors import BitstreamError, CodecError
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
 SIZE_PREFIX = struct.Struct("!HH")  # height and width, at the head of slice 0
@@ -251,7 +252,7 @@ def _read_weights(path: Path, facts: CodecFacts) -> tuple[networks.NetworkShape,
             raise CodecError(f"{path}: layout {metadata['layout']!r}, this release reads {LAYOUT!r}; train again")
         fields = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(metadata["shape"]).items()}
         return networks.NetworkShape(**fields), load_tensors(data)
-    except (ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CodecError(f"{path}: no codec weights ({error}); restore the file, or train again") from error
 
 

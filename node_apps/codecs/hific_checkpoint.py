@@ -12,18 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Mapping
 
 import safetensors
 import torch
+from gnl.node_apps.codecs.checkpoints import holds_objects, load_plain, reason_of
 from gnl.node_apps.codecs.entropy import SYMBOL_LIMIT, import_entropy_models
 from gnl.node_apps.codecs.hific_networks import PARTS, FactorizedDensity, HificShape, parameter_shapes
 from gnl.node_apps.codecs.hific_pinned import ACTIVATION_BITS, PinnedSynthesis, quantise_synthesis
-from gnl.node_apps.codecs.weights_file import write_tensors
-from gnl.topologies.errors import CodecError
+from gnl.node_apps.codecs.weights_file import replaced_together, write_tensors
+from gnl.topologies.errors import CodecError, RunError
 from torch import Tensor
 
 LAYOUT = "gnl-hific-1"
@@ -35,6 +35,7 @@ _DENSITY = "Hyperprior.hyperlatent_likelihood"
 _LIKELIHOODS = {"gaussian": torch.special.ndtr, "logistic": torch.sigmoid}
 _ARGUMENTS = {"normalize_input_image": (False, True), "likelihood_type": tuple(_LIKELIHOODS)}
 _LEAST_PROBABILITY = 2.0**-16
+_MOST_LETTERS = 200
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def convert(checkpoint: Path, name: str, out: Path) -> dict:
     """Write weights that `NAME:OUT` loads, and OUT's .json, which is returned.
 
     Raises CodecError for a name other than the three, an `out` that does not end in .safetensors, and a checkpoint
-    that cannot be read or is of another architecture.
+    that cannot be read or is of another architecture; RunError where `out` cannot be written.
     """
     if name not in TARGET_BPP:
         raise CodecError(f"codec {name!r} is not made from a checkpoint: give one of {', '.join(TARGET_BPP)}")
@@ -74,16 +75,13 @@ def convert(checkpoint: Path, name: str, out: Path) -> dict:
     tensors |= _z_tables(found.part(_DENSITY)) | _y_tables(found.likelihood)
     metadata = {"layout": LAYOUT, "codec": name, "normalised": json.dumps(found.normalised)}
     metadata["shape"] = json.dumps(asdict(found.shape))
-    new = out.with_suffix(".new")
     try:
-        write_tensors({key: value.contiguous() for key, value in tensors.items()}, new, metadata)
-        record = _record(found, checkpoint, name, new)
-        out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-        new.chmod(0o644)
-        new.replace(out)
+        with replaced_together(out) as (weights, sidecar):
+            write_tensors({key: value.contiguous() for key, value in tensors.items()}, weights, metadata)
+            record = _record(found, checkpoint, name, weights)
+            sidecar.write_text(json.dumps(record, indent=1) + "\n")
     except (OSError, safetensors.SafetensorError) as error:
-        new.unlink(missing_ok=True)
-        raise CodecError(f"{out} cannot be written ({error}): give a folder with room that you may write to") from error
+        raise RunError(f"{out} cannot be written ({error}): give a folder with room that you may write to") from error
     return record
 
 
@@ -96,12 +94,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state, arguments = (document.get(key) for key in ("model_state_dict", "args"))
     if not isinstance(state, Mapping) or not isinstance(arguments, Mapping):
         raise CodecError(
-            f"{path} has {', '.join(map(str, document)) or 'nothing'}: a checkpoint of the PyTorch port of HiFiC has "
-            "model_state_dict and args; give the file that its train.py saved"
+            f"{path} has {_shortened(', '.join(map(str, document))) or 'nothing'}: a checkpoint of the PyTorch port of "
+            "HiFiC has model_state_dict and args; give the file that its train.py saved"
         )
     for key, accepted in _ARGUMENTS.items():
-        if arguments.get(key) not in accepted:
-            raise CodecError(f"{path}: args.{key} is {arguments.get(key)!r}: models with one of {accepted} are read")
+        value = arguments.get(key)
+        if not isinstance(value, (bool, str)) or value not in accepted:
+            raise CodecError(f"{path}: args.{key} is {_shortened(repr(value))}: models with one of {accepted} are read")
     state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     shape = _shape_of(path, state)
     wanted = parameter_shapes(shape)
@@ -129,14 +128,12 @@ def part_tensors(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 def _load(path: Path) -> Mapping:
     try:
-        # mapped, so that the optimisers' state, two thirds of the file, is never read
-        document = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        document = load_plain(path)  # two thirds of it are the optimisers' state
     except OSError as error:
         raise CodecError(f"checkpoint {path}: {error.strerror or error}; give a file that you can read") from error
     except Exception as error:  # torch reports damaged files with many kinds
-        if "Unsupported" not in str(error):
-            reason = " ".join(str(error).split())[:200]
-            raise CodecError(f"checkpoint {path} does not load ({reason}): download it again") from error
+        if not holds_objects(error):
+            raise CodecError(f"checkpoint {path} does not load ({reason_of(error)}): download it again") from error
         raise CodecError(
             f"checkpoint {path} holds Python objects besides tensors and plain values, which could run code when they "
             "load. If you trust it, write a plain copy: python -c \"import torch; "
@@ -159,6 +156,10 @@ def _shape_of(path: Path, state: Mapping[str, Tensor]) -> HificShape:
         raise CodecError(f"{path} has no usable {error}: give a checkpoint of the PyTorch port of HiFiC") from error
     blocks = len({name.split(".")[1] for name in state if name.startswith("Generator.resblock_")})
     return HificShape(channels, y_channels, z_channels, blocks)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_LETTERS else text[:_MOST_LETTERS] + "..."
 
 
 def _shape_text(value: Tensor | None) -> str:

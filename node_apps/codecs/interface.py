@@ -8,6 +8,7 @@ and drop them; an image or a setting that cannot be meant raises CodecError.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Optional, Sequence
@@ -18,6 +19,7 @@ from gnl.topologies.errors import BitstreamError, CodecError
 MAX_SIDE = 8192
 MAX_PIXELS = 1 << 25
 MAX_SLICES = 255
+MAX_BPP = 1e6  # of an image of one pixel the smallest file takes thousands
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ class CodecFacts:
         return int(self.weights_sha256[:8], 16) if self.weights_sha256 else 0
 
 
+class BudgetError(CodecError):
+    """An image needs more bits than it is given; `least` is the smallest prompt of it."""
+
+    def __init__(self, message: str, least: Prompt) -> None:
+        super().__init__(message)
+        self.least = least
+
+
 class Codec(ABC):
     """A prompt codec; `facts` says which."""
 
@@ -63,9 +73,9 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, image: np.ndarray, bpp: Optional[float] = None) -> Prompt:
-        """Code `image`, (H, W, 3) uint8; `bpp` picks the nearest operating point where the codec has several.
+        """Code `image`, (H, W, 3) uint8; codecs of any rate take at most `bpp` bits per pixel, others their one rate.
 
-        Raises CodecError for an image of another shape or type, or for a bpp that the codec does not offer.
+        Raises CodecError for an image of another shape or type, and BudgetError where `bpp` is too little for it.
         """
 
     def encode_sample(self, image: np.ndarray) -> Prompt:
@@ -101,9 +111,16 @@ class Codec(ABC):
         return prompt.slices
 
     def require_point(self, bpp: Optional[float]) -> None:
-        """CodecError if `bpp` is no positive number; codecs of one operating point accept any positive one."""
-        if bpp is not None and not 0 < bpp < float("inf"):
-            raise CodecError(f"bpp {bpp!r}: give a number above 0, or none for {self.facts.name}'s own")
+        """CodecError if `bpp` is no positive number; codecs of one operating point accept any up to MAX_BPP."""
+        if bpp is not None and not 0 < bpp <= MAX_BPP:
+            raise CodecError(
+                f"bpp {bpp!r}: give a number above 0 and at most {MAX_BPP:g}, or none for {self.facts.name}'s own"
+            )
+
+
+def at_least_bpp(size_bytes: int, pixels: int) -> str:
+    """Bits per pixel in words, rounded up: who asks for as many gets as many bytes."""
+    return f"{math.ceil(8e4 * size_bytes / pixels) / 1e4:.4f}"
 
 
 def require_image(image: np.ndarray) -> np.ndarray:

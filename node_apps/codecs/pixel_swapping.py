@@ -16,7 +16,7 @@ from typing import Iterator, Optional, Sequence
 from zlib import crc32
 
 import numpy as np
-from gnl.node_apps.codecs.interface import Codec, CodecFacts, Prompt, require_image
+from gnl.node_apps.codecs.interface import BudgetError, Codec, CodecFacts, Prompt, at_least_bpp, require_image
 from gnl.node_apps.codecs.swapped_pixels import CodedPixels, PixelCoding, RawPixels, pixel_numbers
 from gnl.topologies.errors import BitstreamError, CodecError
 
@@ -93,7 +93,7 @@ class PixelSwapping(Codec):
     def encode(self, image: np.ndarray, bpp: Optional[float] = None) -> Prompt:
         """Swap the fraction of pixels that the name gives, or as many as a prompt of at most `bpp` has room for.
 
-        CodecError unless exactly one of the two is given, or where the inner prompt alone is above `bpp`.
+        CodecError unless exactly one of the two is given, BudgetError where the inner prompt alone is above `bpp`.
         """
         self.require_point(bpp)
         require_image(image)
@@ -153,12 +153,14 @@ class PixelSwapping(Codec):
     def _encode_target(self, image: np.ndarray, bpp: float) -> Prompt:
         inner = self._inner.encode(image)
         pixels = image.shape[0] * image.shape[1]
-        alone = self._prompt(inner, ()).size_bytes
-        room = int(bpp * pixels / 8 + 1e-6) - alone  # a target computed from whole bytes keeps the last of them
+        alone = self._prompt(inner, ())
+        # a target computed from whole bytes keeps the last of them
+        room = int(bpp * pixels / 8 + 1e-6) - alone.size_bytes
         if room < 0:
-            raise CodecError(
-                f"{bpp:g} bpp for {self.facts.name}: {self._inner.facts.name} alone takes {8 * alone / pixels:.4f} bpp "
-                "of this image; give at least that"
+            raise BudgetError(
+                f"{bpp:g} bpp for {self.facts.name}: {self._inner.facts.name} alone takes "
+                f"{at_least_bpp(alone.size_bytes, pixels)} bpp of this image; give at least that",
+                alone,
             )
         return self._prompt(inner, self._slices(image, inner, self._coding).within(room))
 

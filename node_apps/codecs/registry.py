@@ -48,7 +48,12 @@ def name_for_id(codec_id: int) -> str:
     """
     for family, first in pixel_swapping.FAMILIES.items():
         if first <= codec_id <= first + pixel_swapping.MAX_INNER_ID:
-            return f"{family}:{name_for_id(codec_id - first)}"
+            try:
+                return f"{family}:{name_for_id(codec_id - first)}"
+            except CodecError as error:
+                raise CodecError(
+                    f"codec id {codec_id} is {family} around another codec, whose {error}, as --codec {family}:NAME"
+                ) from None
     ids = {**GENERATIVE_CODEC_IDS, **FAMILIES}
     found = [name for name, number in ids.items() if number == codec_id]
     if not found:
@@ -150,8 +155,17 @@ def read_sidecar(path: Path, remedy: str = "reinstall gnl, or train with gnl tra
         raise CodecError(f"{path}: no JSON object with the weights' sha256; {remedy}") from error
 
 
+def _operating_points(name: str, sidecar: dict) -> tuple[float, ...]:
+    points = sidecar.get("operating_points_bpp", [])
+    if not isinstance(points, list) or not all(isinstance(point, (int, float)) for point in points):
+        raise CodecError(
+            f"codec {name}: operating_points_bpp of its .json is {str(points)[:80]}: restore that file, or train again"
+        )
+    return tuple(float(point) for point in points)
+
+
 def _describe_generative(name: str, codec_id: int, sidecar: dict) -> CodecFacts:
-    points = tuple(float(value) for value in sidecar.get("operating_points_bpp", ()))
+    points = _operating_points(name, sidecar)
     return CodecFacts(name, codec_id, sidecar["sha256"], True, bool(sidecar.get("scalable")), points, _PINNED)
 
 
@@ -176,7 +190,7 @@ def _describe_hific(name: str, family: str, weights: str) -> CodecFacts:
     if sidecar.get("codec") != family:
         right = f"{sidecar.get('codec')}:{weights}"
         raise CodecError(f"codec {name!r}: these are weights of another codec, name them {right}")
-    points = tuple(float(value) for value in sidecar.get("operating_points_bpp", ()))
+    points = _operating_points(name, sidecar)
     return CodecFacts(name, HIFIC_CODEC_IDS[family], sidecar["sha256"], True, False, points, _PINNED)
 
 

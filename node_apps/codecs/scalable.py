@@ -31,8 +31,8 @@ from gnl.node_apps.codecs.generative import (
     z_shape,
     z_tables,
 )
-from gnl.node_apps.codecs.interface import MAX_SLICES, Prompt
-from gnl.topologies.errors import BitstreamError, CodecError
+from gnl.node_apps.codecs.interface import MAX_SLICES, BudgetError, Prompt, at_least_bpp
+from gnl.topologies.errors import BitstreamError
 
 DEFAULT_BPP = 0.3
 _FIRST_BPP, _RATIO = 0.01, 1.2  # y in segment 0, and how much each further segment adds to what came before
@@ -40,6 +40,7 @@ _LEAST_SEGMENT_BITS = 64 * 8
 _COST_UNIT = 256  # class costs are whole numbers of this fraction of a bit
 _WORTHWHILE_BYTES = 40  # under this a segment is mostly overhead: the one before it is made longer instead
 _FITTING_TRIES = 16
+_NUMBERS = 256  # of segments
 
 
 @dataclass
@@ -61,7 +62,7 @@ class ScalableCodec(GenerativeCodec):
     def encode(self, image: np.ndarray, bpp: Optional[float] = None) -> Prompt:
         """Code an image in at most `bpp` bits per pixel, all slices together and as close as possible.
 
-        CodecError names the least that this image needs where that is more. Without `bpp` it is coded in DEFAULT_BPP,
+        BudgetError names the least that this image needs where that is more. Without `bpp` it is coded in DEFAULT_BPP,
         or that least.
         """
         self.require_point(bpp)
@@ -71,7 +72,7 @@ class ScalableCodec(GenerativeCodec):
         packed = [one.pack() for one in self._fill(found, (height, width), budget - SIZE_PREFIX.size)]
         packed[0] = SIZE_PREFIX.pack(height, width) + packed[0]
         if bpp is not None and len(packed[0]) > budget:
-            self._refuse((height, width), budget, len(packed[0]))
+            self._refuse((height, width), budget, packed[0])
         return Prompt(self.facts.codec_id, self.facts.weights_id, tuple(packed))
 
     def for_datagrams(self, prompt: Prompt, payload_bytes: int) -> Prompt:
@@ -100,20 +101,23 @@ class ScalableCodec(GenerativeCodec):
         last = writer.fitting(len(segments), left)
         return segments + [last] if last.count or not segments else segments
 
-    def _refuse(self, size: tuple[int, int], budget: int, least: int) -> None:
-        pixels = size[0] * size[1]
-        raise CodecError(
+    def _refuse(self, size: tuple[int, int], budget: int, first: bytes) -> None:
+        pixels, least = size[0] * size[1], len(first)
+        raise BudgetError(
             f"{budget * 8 / pixels:.4g} bpp is {budget} bytes for this image of {size[1]}x{size[0]}: "
-            f"{self.facts.name} needs at least {least} bytes for it ({8 * least / pixels:.4g} bpp)"
+            f"{self.facts.name} needs at least {least} bytes for it ({at_least_bpp(least, pixels)} bpp)",
+            Prompt(self.facts.codec_id, self.facts.weights_id, (first,)),
         )
 
     def _read(self, slices: tuple[bytes, ...]) -> Received:
         height, width = read_size(slices[0])
         shape = z_shape(height, width, self._shape.z_channels)
         segments: dict[int, _Segment] = {}
-        for piece in (slices[0][SIZE_PREFIX.size :], *slices[1:]):
-            for segment in _segments(piece):
-                segments.setdefault(segment.number, segment)
+        pieces = (slices[0][SIZE_PREFIX.size :], *slices[1:])
+        for count, segment in enumerate(segment for piece in pieces for segment in _segments(piece)):
+            if count == _NUMBERS:  # a number is a byte: more of them repeat one, and can be endless
+                raise BitstreamError(f"{self.facts.name} prompt of more than {_NUMBERS} segments")
+            segments.setdefault(segment.number, segment)
         if 0 not in segments:
             raise BitstreamError(f"first slice of a {self.facts.name} prompt without segment 0")
         z = self._coder.decode(segments[0].string, z_tables(shape)).reshape(shape)

@@ -27,6 +27,7 @@ from typing import Callable, Iterator, Optional
 import torch
 import torch.nn.functional as F
 from gnl.node_apps.codecs import export
+from gnl.node_apps.codecs.checkpoints import load_plain, reason_of
 from gnl.node_apps.codecs.classifier import TRAINING_NUMBER, EfficientNetLite, feature_distance
 from gnl.node_apps.codecs.devices import ThreadChooser
 from gnl.node_apps.codecs.networks import Discriminator, NetworkShape
@@ -463,7 +464,7 @@ def _too_large(batch: Tensor) -> str:
 
 def _read_checkpoint(path: Path, device: str, remedy: str) -> dict:
     with _naming(path, remedy):
-        return torch.load(path, map_location=device, weights_only=True)
+        return load_plain(path, device)
 
 
 @contextmanager
@@ -474,5 +475,4 @@ def _naming(path: Path, remedy: str) -> Iterator[None]:
     except CodecError:
         raise
     except Exception as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise CodecError(f"{path}: no checkpoint of such a training ({reason}); {remedy}") from error
+        raise CodecError(f"{path}: no checkpoint of such a training ({reason_of(error)}); {remedy}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional, Sequence
@@ -29,7 +30,9 @@ class _Rule(NamedTuple):
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max  # of any whole number, and false for NaN
 
 
 def _is_whole(value: object) -> bool:
@@ -203,7 +206,10 @@ def seen(history: Sequence[dict], steps: int) -> tuple[int, int]:
 def _find(which: str, folder: Path) -> Path:
     if which in config_names():
         return FOLDER / f"{which}.yaml"
-    path = folder / Path(which).expanduser()
+    try:
+        path = folder / Path(which).expanduser()
+    except RuntimeError as error:  # a home of nobody
+        raise CodecError(f"{which}: {error}; give a YAML file, or one of {', '.join(config_names())}") from error
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is neither a file nor a configuration that comes with gnl"
         raise CodecError(f"{path} {what}: give a YAML file, or one of {', '.join(config_names())}")

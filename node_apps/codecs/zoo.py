@@ -32,6 +32,7 @@ AUTOREGRESSIVE = ("mbt2018", "cheng2020-anchor", "cheng2020-attn")
 STRIDE = 64
 _PREFIX = struct.Struct("!HHB")
 _LENGTH = struct.Struct("!I")
+_MOST_SYMBOL_BYTES, _STATE_BYTES = 16, 16  # what a symbol takes at most, escapes included, and the coder's state
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def parse_zoo(rest: str) -> ZooSpec:
     if model not in QUALITIES:
         raise CodecError(f"compressai model {model!r} is unknown: accepted are {', '.join(QUALITIES)}")
     top = QUALITIES[model]
-    if not (quality.isascii() and quality.isdigit() and 1 <= int(quality) <= top):
-        raise CodecError(f"compressai:{model} has no quality {quality!r}: accepted are 1 to {top}")
+    if quality not in map(str, range(1, top + 1)):
+        raise CodecError(f"compressai:{model} has no quality {quality[:9]!r}: accepted are 1 to {top}")
     return ZooSpec(model, int(quality), Path(checkpoint) if checkpoint else None)
 
 
@@ -129,17 +130,19 @@ class ZooCodec(Codec):
         factor = 4 if self._factorized else 1
         try:
             with torch.inference_mode():
-                padded = [[one + bytes(self._room(one, rows, columns))] for one in strings]
+                padded = [[self._padded(one, rows, columns)] for one in strings]
                 x_hat = self._placed_model().decompress(padded, (rows * factor, columns * factor))["x_hat"]
                 pixels = (x_hat[0] * 255.0 + 0.5).clamp(0, 255).nan_to_num().to(torch.uint8)
         except (RuntimeError, ValueError, IndexError) as error:
             raise BitstreamError(f"{self.facts.name} does not decode {prompt.size_bytes} bytes: {error}") from error
         return np.ascontiguousarray(pixels[:, :height, :width].permute(1, 2, 0).cpu().numpy())
 
-    def _room(self, string: bytes, rows: int, columns: int) -> int:
-        """Zeros behind a string: CompressAI's coder reads on past the end of a damaged one."""
+    def _padded(self, string: bytes, rows: int, columns: int) -> bytes:
+        """All of a string that so many symbols can take, and zeros behind it: CompressAI's coder reads on past the end
+        of a damaged one."""
         symbols = rows * columns * STRIDE * STRIDE // 256 * self._model.M
-        return read_ahead_bytes(len(string), symbols)
+        string = string[: _MOST_SYMBOL_BYTES * symbols + _STATE_BYTES]
+        return string + bytes(read_ahead_bytes(len(string), symbols))
 
 
 def _parse(slices: tuple[bytes, ...], count: int) -> tuple[int, int, list[bytes]]:
@@ -188,15 +191,15 @@ def _load_model(spec: ZooSpec):
 
 
 def _read_state(path: Path) -> dict:
-    import torch
+    from gnl.node_apps.codecs.checkpoints import load_plain, reason_of
     from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_plain(path)
     except Exception as error:  # torch and safetensors report damaged files with many kinds
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error)
         raise CodecError(f"checkpoint {path} does not load ({reason}): give a .pth or .safetensors file") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
