@@ -281,6 +281,32 @@ def curves(as_json, bpps, gammas, **asked) -> None:
     print(json.dumps(document, indent=1) if as_json else render(document))
 
 
+_ABOVE_0 = click.FloatRange(0, min_open=True)
+
+
+@main.command()
+@click.argument("curves", type=_PATH)
+@click.option("--metric", "metrics", multiple=True, type=click.Choice(["perception", "distortion"]), help="[both]")
+@click.option("--w", "weights", multiple=True, type=float, metavar="W", help="Weights of quality  [default: 0.5, 1, 2]")
+@click.option("--c-sg", type=_ABOVE_0, metavar="X", help="Capacity to g  [default: 3.184, the paper's]")
+@click.option("--c-gd", type=_ABOVE_0, metavar="X", help="Capacity from g  [default: L, a content a second]")
+@click.option("--max-flow", type=_ABOVE_0, metavar="X", help="f'_sd, without generation  [default: c_sg]")
+@click.option("--f-min", type=click.FloatRange(0), metavar="X", help="Least flow of prompts  [default: 0]")
+@click.option("--generation-rate", type=_ABOVE_0, metavar="X", help="R_g  [default: no limit]")
+@click.option("--content-bpp", type=_ABOVE_0, metavar="L", help="Size of a content  [default: as stored]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def optimize(as_json, **asked) -> None:
+    """Best prompt sizes and G_flow on curves fitted to CURVES, the curves.json of `gnl curves`.
+
+    Sizes are in bits per pixel, and flows too: a flow of 3 carries a content of 3 bits per pixel a second.
+    """
+    from .optimize import OptimizeOptions, render
+    from .optimize import optimize as solve
+
+    found = solve(OptimizeOptions(**{key: value for key, value in asked.items() if value not in (None, ())}))
+    print(json.dumps(found, indent=1) if as_json else render(found))
+
+
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json) -> None:

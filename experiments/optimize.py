@@ -1,0 +1,106 @@
+"""`gnl optimize`: the best prompt size and its G_flow on fitted curves, over the weight w of quality (Fig. 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from gnl.controller.optimal_prompt import OptimalPrompt, PromptProblem, optimal_prompt
+
+from .curves import read_curves
+from .series import METRICS, Series, series_of
+from .text_table import aligned
+
+# Fig. 4 of the paper: c_sg in bits per pixel of a content a second.
+PAPER_C_SG = 3.184
+WEIGHTS = (0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class OptimizeOptions:
+    """What `gnl optimize` was asked for, sizes and flows in bits per pixel: a flow of x carries a content of x bpp a
+    second. None stands for L (`c_gd`) and c_sg (`max_flow`)."""
+
+    curves: Path
+    metrics: Sequence[str] = METRICS
+    weights: Sequence[float] = WEIGHTS
+    c_sg: float = PAPER_C_SG
+    c_gd: Optional[float] = None
+    max_flow: Optional[float] = None
+    f_min: float = 0.0
+    generation_rate: float = math.inf
+    content_bpp: Optional[float] = None
+
+
+def optimize(options: OptimizeOptions) -> dict[str, Any]:
+    """The optima of every series of the curves file, and the curves that were fitted, as JSON has them."""
+    document = read_curves(options.curves)
+    content = document["content_bpp"] if options.content_bpp is None else options.content_bpp
+    found = []
+    for metric in options.metrics:
+        for series in series_of(document, metric, content):
+            optima = [{"w": w, **_rounded(_optimum(series, options, content, w))} for w in options.weights]
+            found.append({**asdict(series), "optima": optima})
+    problem = {
+        "content_bpp": content,
+        "c_sg": options.c_sg,
+        "c_gd": _given(options.c_gd, content),
+        "max_flow": _given(options.max_flow, options.c_sg),
+        "f_min": options.f_min,
+        "generation_rate": None if math.isinf(options.generation_rate) else options.generation_rate,
+    }
+    return {"curves": str(options.curves), "features": document["features"], "problem": problem, "series": found}
+
+
+def _given(value: Optional[float], otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _optimum(series: Series, options: OptimizeOptions, content: float, weight: float) -> OptimalPrompt:
+    low, high = series.curve.domain_bpp
+    problem = PromptProblem(
+        quality_loss=series.curve,
+        prompt_size_low=low,
+        prompt_size_high=high,
+        content_size=content,
+        c_sg=options.c_sg,
+        c_gd=_given(options.c_gd, content),
+        max_flow=_given(options.max_flow, options.c_sg),
+        quality_weight=weight,
+        f_min=options.f_min,
+        generation_rate=options.generation_rate,
+    )
+    return optimal_prompt(problem, series.generates)
+
+
+def _rounded(optimum: OptimalPrompt) -> dict[str, Any]:
+    return {key: round(value, 9) if isinstance(value, float) else value for key, value in asdict(optimum).items()}
+
+
+def render(found: dict[str, Any]) -> str:
+    """A line a series and w, the curves, and what speaks against them."""
+    problem = found["problem"]
+    rate = "" if problem["generation_rate"] is None else f", R_g = {problem['generation_rate']:g}"
+    head = (
+        f"L = {problem['content_bpp']:.4g}, c_sg = {problem['c_sg']:g}, c_gd = {problem['c_gd']:.4g}, "
+        f"f'_sd = {problem['max_flow']:g}, f_min = {problem['f_min']:g}{rate} (bits per pixel; flows of such a second)"
+    )
+    rows = [["series", "metric", "w", "L_p*", "delta", "lambda*", "G_flow", "at"]]
+    fits = [["series", "metric", "family", "r2", "domain"]]
+    cautions = []
+    for one in found["series"]:
+        curve = one["curve"]
+        name = (one["name"], one["metric"])
+        for best in one["optima"]:
+            rows.append(
+                [*name, f"{best['w']:g}", f"{best['prompt_size']:.4f}", f"{best['quality_loss']:.4f}"]
+                + [f"{best['rate_per_s']:.4f}", f"{best['g_flow']:.4f}", best["at"]]
+            )
+        low, high = curve["domain_bpp"]
+        fits.append([*name, curve["family"], f"{curve['r2']:.5f}", f"{low:.3f} to {high:.3f} bpp"])
+        cautions += [f"{', '.join(name)}: {caution}" for caution in curve["cautions"]]
+    lines = [head, "", aligned(rows), "", f"Fitted curves (perception: {found['features']}):", aligned(fits)]
+    return "\n".join([*lines, *(["", *cautions] if cautions else [])])
