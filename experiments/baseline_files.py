@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from typing import NamedTuple, Optional
+from statistics import fmean
+from typing import Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 from gnl.node_apps.codecs.baseline import JPEG_CODEC_ID, WEBP_CODEC_ID, PillowCodec
@@ -19,7 +20,12 @@ _QUALITIES = {
     "jpeg": tuple(range(1, 101)),
     "webp": (0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1, 1.5, 2, 2.5, 3, 3.5, *range(4, 101)),
 }
-CURVES = {"jpeg": (1, 3, 4, 5, 6, 8, 10, 13, 17, 25, 40, 70), "webp": (0, 0.03, 0.3, 1, 2, 4, 7, 12, 20, 35, 65)}
+Curves = Mapping[str, Sequence[float]]
+CURVES: Curves = {
+    "jpeg": (1, 3, 4, 5, 6, 8, 10, 13, 17, 25, 40, 70),
+    "webp": (0, 0.03, 0.3, 1, 2, 4, 7, 12, 20, 35, 65),
+}
+_BEYOND = 2
 
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 # A marker that ends entropy-coded data: not a stuffed zero, and none of the restart markers.
@@ -41,6 +47,11 @@ class BaselineFiles:
         self._family = family
         self._image = image
         self._prompts: dict[float, Prompt] = {}
+
+    @property
+    def pixels(self) -> int:
+        """Of the photograph."""
+        return self._image.shape[0] * self._image.shape[1]
 
     def prompt(self, quality: float) -> Prompt:
         """The file at a quality."""
@@ -73,9 +84,25 @@ class BaselineFiles:
         return PillowCodec(facts, self._family.upper(), quality)
 
 
-def curve_labels(family: str) -> list[str]:
+def curve_labels(family: str, curves: Curves = CURVES) -> list[str]:
     """The points of a family's curve, from the lowest quality."""
-    return [f"{family}:{quality:g}" for quality in CURVES[family]]
+    return [f"{family}:{quality:g}" for quality in curves[family]]
+
+
+def up_to(most_bpp: float, images: Sequence[np.ndarray]) -> Curves:
+    """The curves without what is not needed to compare codecs of at most `most_bpp`: all points up to there on these
+    few images, and two beyond, since other images differ."""
+    found = {}
+    for family, qualities in CURVES.items():
+        files = [BaselineFiles(family, image) for image in images]
+        kept = len(qualities)
+        for number, quality in enumerate(qualities):
+            bpps = [8 * one.prompt(quality).size_bytes / one.pixels for one in files]
+            if fmean(bpps) > most_bpp:
+                kept = number + _BEYOND
+                break
+        found[family] = qualities[:kept]
+    return found
 
 
 def jpeg_picture_bytes(data: bytes) -> int:

@@ -24,7 +24,7 @@ from gnl.node_apps.codecs.photos import find_photos
 from gnl.node_apps.codecs.registry import GENERATIVE_CODEC_IDS, WEIGHTS_DIR, describe, load_codec, read_sidecar
 from gnl.topologies.errors import CodecError, GnlError
 
-from .baseline_files import FAMILIES, curve_labels
+from .baseline_files import FAMILIES, Curves, up_to
 from .benchmark_tables import render_speeds, render_view
 from .codec_speed import measure_speed
 from .equal_rate import FrechetDistances, check_scalable, compare_means, match, spread
@@ -38,6 +38,7 @@ VIEWS = ("square256", "full", "tiles256")
 TARGET_BPPS = (0.1, 0.15, 0.3, 0.45)
 GRID_ROWS, GRID_VERSIONS = 6, 2 * (1 + len(FAMILIES))
 _SPEED_IMAGES = 24
+_TRIED = 8
 
 
 def contenders_of(names: Sequence[str], bpps: Sequence[float], own_bpps: dict[str, float]) -> list[Contender]:
@@ -65,14 +66,22 @@ def mean_bpps(names: Sequence[str], codecs: dict[str, Codec], photographs: Photo
     return {name: fmean(bpps) for name, bpps in found.items()}
 
 
-def _bpp(codec: Codec, image: np.ndarray) -> float:
-    return 8 * codec.encode(image).size_bytes / (image.shape[0] * image.shape[1])
+def _bpp(codec: Codec, image: np.ndarray, bpp: Optional[float] = None) -> float:
+    return 8 * codec.encode(image, bpp).size_bytes / (image.shape[0] * image.shape[1])
+
+
+def curves_for(contenders: Sequence[Contender], codecs: dict[str, Codec], photographs: Photographs) -> Curves:
+    """The parts of the baselines' curves that comparing with the contenders takes, judged by a few photographs."""
+    count = min(_TRIED, len(photographs))
+    paths = [photographs.paths[index * len(photographs) // count] for index in range(count)]
+    images = [photographs.pieces(photographs.read(path))[0] for path in paths]
+    return up_to(max(fmean(_bpp(codecs[one.codec], image, one.bpp) for image in images) for one in contenders), images)
 
 
 def evaluate(view: str, measured: Measured, contenders: Sequence[Contender], own_bpps: dict[str, float]) -> dict:
     """Everything that is said of one view, as JSON has it."""
     labels = [one.label for one in contenders]
-    curves = [point for family in FAMILIES for point in curve_labels(family)]
+    curves = [point for family in FAMILIES for point in measured.curve_labels(family)]
     frechet = FrechetDistances(measured) if len(measured.photo_of_tile) > 1 else None  # one has no covariance
     metrics = [name for name in ("lpips", "psnr_db", "ms_ssim") if not np.isnan(measured.column(labels[0], name)).any()]
     pairs = [(label, family) for label in labels for family in FAMILIES]
@@ -257,8 +266,9 @@ def _measure_view(
     own_bpps = mean_bpps(dedicated, codecs, photographs, f"{view}: read and encoded")
     contenders = contenders_of(list(codecs), options.bpp or TARGET_BPPS, own_bpps)
     rows = min(GRID_ROWS, len(photographs)) if options.grid else 0
+    curves = curves_for(contenders, codecs, photographs)
     measured = measure(
-        photographs, contenders, codecs, judge, rows, lambda items: counted(items, f"{view}: measured")
+        photographs, contenders, codecs, judge, rows, lambda items: counted(items, f"{view}: measured"), curves
     )
     if options.grid:
         name = f"{options.grid.stem}-{view}{options.grid.suffix}" if one_of_several else options.grid.name

@@ -13,7 +13,6 @@ from typing import Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from .baseline_files import curve_labels
 from .frechet import FRECHET, frechet_distance
 from .rate_quality import ORIGINAL, Measured, matched_label
 
@@ -106,7 +105,7 @@ def verdict_of(ratio: float, target: Optional[float], where: str = EQUAL) -> Opt
 
 def compare_means(measured: Measured, label: str, family: str, metric: str) -> Comparison:
     """A figure of each photograph, by its means; the interval of a ratio is a bootstrap over photographs."""
-    labels = curve_labels(family)
+    labels = measured.curve_labels(family)
     own_bpp, own = measured.column(label, "bpp"), measured.column(label, metric)
     curve_bpps = np.stack([measured.column(one, "bpp") for one in labels], 1)
     curve = np.stack([measured.column(one, metric) for one in labels], 1)
@@ -160,7 +159,7 @@ class FrechetDistances:
 
     def compare(self, label: str, family: str) -> Comparison:
         """The distance of a codec beside a baseline's at its mean bpp; the interval is from `jackknife`."""
-        labels = curve_labels(family)
+        labels = self._measured.curve_labels(family)
         bpp = self._measured.column(label, "bpp").mean()
         curve_bpps = [self._measured.column(one, "bpp").mean() for one in labels]
         weights, where = weights_at(bpp, curve_bpps)

@@ -17,7 +17,7 @@ from gnl.node_apps.codecs.image_files import read_image
 from gnl.node_apps.codecs.interface import Codec
 from gnl.topologies.errors import GnlError, UsageError
 
-from .baseline_files import CURVES, FAMILIES, BaselineFiles, Shot
+from .baseline_files import CURVES, FAMILIES, BaselineFiles, Curves, Shot, curve_labels
 from .frechet import tiles
 from .quality import ms_ssim, mse_normalised, psnr_db
 
@@ -102,10 +102,15 @@ class Measured:
     photographs; `shown` has the rows of a picture grid.
     """
 
+    curves: Curves = field(default_factory=lambda: CURVES)
     figures: dict[str, list[Figures]] = field(default_factory=dict)
     features: dict[str, list[np.ndarray]] = field(default_factory=dict)
     photo_of_tile: list[int] = field(default_factory=list)
     shown: list[list[tuple[str, np.ndarray, Optional[Figures]]]] = field(default_factory=list)
+
+    def curve_labels(self, family: str) -> list[str]:
+        """The points of a family's curve that were measured."""
+        return curve_labels(family, self.curves)
 
     def column(self, label: str, metric: str) -> np.ndarray:
         """One figure of every photograph, (n,) float64, with NaN for None."""
@@ -163,7 +168,9 @@ class _Piece:
     `shots` are by key: a contender's label, or a baseline with its quality (`jpeg:10`).
     """
 
-    def __init__(self, image: np.ndarray, contenders: Sequence[Contender], codecs: Mapping[str, Codec]) -> None:
+    def __init__(
+        self, image: np.ndarray, contenders: Sequence[Contender], codecs: Mapping[str, Codec], curves: Curves
+    ) -> None:
         self.image = image
         self.shots: dict[str, Shot] = {}
         for contender in contenders:
@@ -172,7 +179,7 @@ class _Piece:
             self.shots[contender.label] = Shot(prompt.size_bytes, codec.decode(prompt))
         self.labels = list(self.shots)
         self._files = {family: BaselineFiles(family, image) for family in FAMILIES}
-        self.curves = [self._add(family, quality) for family in FAMILIES for quality in CURVES[family]]
+        self.curves = [self._add(family, quality) for family in FAMILIES for quality in curves[family]]
 
     def matched(self) -> dict[str, str]:
         """Keys of the baselines with at most the bits of each contender, where they can have so few."""
@@ -204,17 +211,18 @@ def measure(
     judge: Judge,
     grid_rows: int = 0,
     watched: Callable[[Iterable], Iterable] = iter,
+    curves: Curves = CURVES,
 ) -> Measured:
     """Code, decode and measure every photograph; `grid_rows` evenly spaced ones are kept to be shown.
 
     `codecs` are by name; `watched` is given the photographs and yields them, to show how far the pass is. A photograph
     that a codec refuses raises the codec's error: sets that differ between codecs would compare nothing.
     """
-    measured = Measured()
+    measured = Measured(curves)
     to_show = {row * len(photographs) // grid_rows for row in range(grid_rows)}
     for number, image in enumerate(watched(photographs)):
         with naming(photographs.paths[number]):
-            pieces = [_Piece(piece, contenders, codecs) for piece in photographs.pieces(image)]
+            pieces = [_Piece(piece, contenders, codecs, curves) for piece in photographs.pieces(image)]
         found = [_figures(piece, judge) for piece in pieces]
         for label in found[0]:
             measured.figures.setdefault(label, []).append(_mean([one[label] for one in found]))

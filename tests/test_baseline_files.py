@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from gnl.experiments.baseline_files import CURVES, FAMILIES, BaselineFiles, curve_labels, jpeg_picture_bytes
+from gnl.experiments.baseline_files import CURVES, FAMILIES, BaselineFiles, curve_labels, jpeg_picture_bytes, up_to
 from PIL import Image
 
 
@@ -45,6 +45,20 @@ def test_a_shot_is_the_decoded_file_with_its_size(family):
     assert shot.size_bytes == len(data)
     assert np.array_equal(shot.image, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
     assert (shot.picture_bytes is None) == (family == "webp")
+
+
+def test_a_curve_goes_two_points_beyond_the_rate_that_is_asked_for():
+    images = [picture(seed) for seed in range(3)]
+
+    def bpp(family, quality):
+        return np.mean([8 * BaselineFiles(family, one).prompt(quality).size_bytes / 96**2 for one in images])
+
+    for family, qualities in CURVES.items():
+        middle = bpp(family, qualities[5])
+        assert list(up_to(middle, images)[family]) == list(qualities[:8])
+        assert list(up_to(middle - 1e-9, images)[family]) == list(qualities[:7])
+        assert list(up_to(1000.0, images)[family]) == list(qualities)
+        assert list(up_to(1e-9, images)[family]) == list(qualities[:2])
 
 
 def test_curve_labels_name_the_qualities():
