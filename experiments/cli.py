@@ -284,16 +284,27 @@ def curves(as_json, bpps, gammas, **asked) -> None:
 _ABOVE_0 = click.FloatRange(0, min_open=True)
 
 
+def _problem_options(command):
+    """The problem of Sec. III: shared by `optimize` and `figures`."""
+    for option in reversed(
+        (
+            click.argument("curves", type=_PATH),
+            click.option("--c-sg", type=_ABOVE_0, metavar="X", help="Capacity to g  [default: 3.184, the paper's]"),
+            click.option("--c-gd", type=_ABOVE_0, metavar="X", help="Capacity from g  [default: L]"),
+            click.option("--max-flow", type=_ABOVE_0, metavar="X", help="f'_sd, without generation  [default: c_sg]"),
+            click.option("--f-min", type=click.FloatRange(0), metavar="X", help="Least flow of prompts  [default: 0]"),
+            click.option("--generation-rate", type=_ABOVE_0, metavar="X", help="R_g  [default: no limit]"),
+            click.option("--content-bpp", type=_ABOVE_0, metavar="L", help="Size of a content  [default: as stored]"),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 @main.command()
-@click.argument("curves", type=_PATH)
+@_problem_options
 @click.option("--metric", "metrics", multiple=True, type=click.Choice(["perception", "distortion"]), help="[both]")
 @click.option("--w", "weights", multiple=True, type=float, metavar="W", help="Weights of quality  [default: 0.5, 1, 2]")
-@click.option("--c-sg", type=_ABOVE_0, metavar="X", help="Capacity to g  [default: 3.184, the paper's]")
-@click.option("--c-gd", type=_ABOVE_0, metavar="X", help="Capacity from g  [default: L, a content a second]")
-@click.option("--max-flow", type=_ABOVE_0, metavar="X", help="f'_sd, without generation  [default: c_sg]")
-@click.option("--f-min", type=click.FloatRange(0), metavar="X", help="Least flow of prompts  [default: 0]")
-@click.option("--generation-rate", type=_ABOVE_0, metavar="X", help="R_g  [default: no limit]")
-@click.option("--content-bpp", type=_ABOVE_0, metavar="L", help="Size of a content  [default: as stored]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def optimize(as_json, **asked) -> None:
     """Best prompt sizes and G_flow on curves fitted to CURVES, the curves.json of `gnl curves`.
@@ -305,6 +316,19 @@ def optimize(as_json, **asked) -> None:
 
     found = solve(OptimizeOptions(**{key: value for key, value in asked.items() if value not in (None, ())}))
     print(json.dumps(found, indent=1) if as_json else render(found))
+
+
+@main.command()
+@_problem_options
+@click.option("--out", type=_PATH, metavar="DIR", help="Where the figures go  [default: beside CURVES]")
+def figures(out, **asked) -> None:
+    """Draw the figures of the paper's case study from CURVES, the curves.json of `gnl curves`: PNG, PDF and CSV."""
+    from .figures import draw_figures
+    from .optimize import OptimizeOptions
+
+    given = {key: value for key, value in asked.items() if value is not None}
+    for path in draw_figures(OptimizeOptions(**given), out or given["curves"].parent):
+        print(path)
 
 
 @main.command()

@@ -95,8 +95,8 @@ class Curve:
         return FAMILIES[self.family].function(np.asarray(bpp, np.float64), *self.parameters)
 
     def __call__(self, bpp: np.ndarray) -> np.ndarray:
-        """Losses of quality, (n,) in [0, 1]: the fitted values, cut where they leave it."""
-        return np.clip(self.raw(bpp), 0.0, 1.0)
+        """Losses of quality, (n,) >= 0: the fitted values, 0 where they are below it."""
+        return np.maximum(self.raw(bpp), 0.0)
 
 
 def r_squared(values: np.ndarray, fitted: np.ndarray) -> float:
@@ -115,9 +115,12 @@ def fit_curve(
     """The curve through points (n,) of `bpp` and `losses` that has the highest r2, and no caution if one has none.
 
     `domain_bpp` is where it may be used, without it from the first point to the last. `highest` is the most that a loss
-    can be, None before losses are normalised. UsageError for points that cannot be fitted.
+    should be, None before losses are normalised. UsageError for points that cannot be fitted.
     """
     x, y = _points(bpp, losses)
+    above = highest is not None and float(y.max()) > highest
+    said = (f"losses up to {y.max():.3g}, above {highest:g}, which is assumed to be the most",) if above else ()
+    highest = float(y.max()) if above else highest
     domain = domain_bpp or (float(x.min()), float(x.max()))
     found = []
     for family in families:
@@ -130,7 +133,7 @@ def fit_curve(
         raise UsageError(f"none of {', '.join(families)} fits the {len(x)} points: measure more, or look at them")
     _, _, best = max(found, key=lambda one: one[:2])
     others = {curve.family: r2 for _, r2, curve in found if curve is not best}
-    return Curve(best.family, best.parameters, domain, best.r2, len(x), others, _cautions(best, highest))
+    return Curve(best.family, best.parameters, domain, best.r2, len(x), others, said + _cautions(best, highest))
 
 
 def bands(curve: Curve, bpp: Sequence[float], losses: Sequence[float], at_bpp: np.ndarray) -> np.ndarray:

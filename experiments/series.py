@@ -63,7 +63,7 @@ def series_of(document: Mapping[str, Any], metric: str, content_bpp: Optional[fl
 
     found = [series(GENERATIVE_PE, models, True)]
     for name, generates, chosen in (
-        ("PE GenAI, one codec of any rate", True, _where(points, lambda point: point["codec"] == "gnl-scalable")),
+        ("PE GenAI, scalable", True, _where(points, lambda point: point["codec"] == "gnl-scalable")),
         ("PE JPEG", False, _where(points, lambda point: point["codec"].startswith("jpeg:") and not point["gamma"])),
     ):
         if len(chosen) > 2:

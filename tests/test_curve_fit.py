@@ -47,9 +47,14 @@ def test_the_fit_is_the_least_squares_of_polyfit():
 
 
 def test_a_curve_that_rises_or_leaves_its_range_says_so():
-    curve = fit_curve([0.1, 0.5, 1, 2, 4], [0.2, 0.1, 0.3, 0.6, 1.2], families=["polynomial of degree 2"])
+    curve = fit_curve([0.1, 0.5, 1, 2, 4], [0.2, 0.1, 0.3, 0.7, 0.95], (0.1, 6), ["polynomial of degree 2"])
     assert "not monotone: the loss rises" in curve.cautions[0] and "not within [0, 1]" in curve.cautions[1]
-    assert curve(np.array([4.0]))[0] == 1.0 and curve.raw(np.array([4.0]))[0] > 1.1
+
+
+def test_losses_above_the_most_are_said_and_fitted():
+    curve = fit_curve([0.1, 0.5, 1, 2, 4], [1.6, 1.1, 0.7, 0.3, 0.05])
+    assert curve.cautions == ("losses up to 1.6, above 1, which is assumed to be the most",) and curve.r2 > 0.99
+    assert curve(np.array([0.1]))[0] == pytest.approx(1.6, abs=0.05)
 
 
 def test_as_many_points_as_parameters_is_said():
@@ -63,9 +68,9 @@ def test_a_sound_family_is_taken_before_one_of_higher_r2():
     assert curve.others["polynomial of degree 3"] == pytest.approx(1) and curve.family != "polynomial of degree 3"
 
 
-def test_values_anywhere_are_within_the_unit_interval():
+def test_no_loss_is_below_0():
     curve = Curve("exponential", (2.0, 1.0, -0.5), (0.1, 9.0), 1.0, 9, {})
-    assert curve(np.array([0.0, 9.0])).tolist() == [1.0, 0.0]
+    assert curve(np.array([0.0, 9.0])).tolist() == [1.5, 0.0]
 
 
 def test_bands_hold_the_truth_and_narrow_with_more_points():

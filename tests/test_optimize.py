@@ -50,7 +50,7 @@ class TestSeries:
     def test_they_are_those_of_the_paper_and_end_at_the_true_images(self):
         found = by_name(series_of(document(), "perception"))
         assert list(found) == [
-            "PE GenAI", "PE GenAI, one codec of any rate", "PE JPEG", "PS GenAI, gnl-low", "PS JPEG, jpeg:9",
+            "PE GenAI", "PE GenAI, scalable", "PE JPEG", "PS GenAI, gnl-low", "PS JPEG, jpeg:9",
         ]  # fmt: skip
         assert all((one.bpp[-1], one.losses[-1]) == (L, 0.0) for one in found.values())
         assert found["PE GenAI"].bpp[:3] == tuple(MODELS.values())

@@ -1,0 +1,158 @@
+"""`gnl figures`: Fig. 2, 3, 4a and 4b of the paper from saved points, as PNG, PDF and CSV.
+
+Colours are those of Okabe and Ito, which colour-blind readers tell apart; every line has a marker or a dash of its own
+besides. Figures are as wide as a column.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gnl.topologies.errors import RunError
+
+from .curve_fit import bands
+from .curves import read_curves
+from .optimize import OptimizeOptions, optimize
+from .series import DISTORTION, METRICS, PERCEPTION, Series, series_of
+from .whole_file import write_whole
+
+WEIGHTS = tuple(np.round(np.linspace(0.0, 5.0, 51), 3).tolist())
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
+_MARKERS, _DASHES = "osD^vP*X", ("-", "--", "-.", ":")
+_WIDTH_IN, _HEIGHT_IN, _DPI = 3.5, 3.3, 300
+_FIT = "fit"
+_CURVE_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a figure: `x` and `y`, (n,), drawn as markers or as a line, and the (2, n) band around it.
+
+    Lines of one `series` have one colour. `kind` is what tells them apart, "" for nothing.
+    """
+
+    series: str
+    kind: str
+    x: np.ndarray
+    y: np.ndarray
+    marked: bool = False
+    band: np.ndarray | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.series}, {self.kind}" if self.kind else self.series
+
+
+def draw_figures(options: OptimizeOptions, out: Path) -> list[Path]:
+    """Draw all figures into `out`, which is made; the files written. RunError if one cannot be."""
+    document = read_curves(options.curves)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{out} cannot be made ({error.strerror}): give another --out") from error
+    content = document["content_bpp"] if options.content_bpp is None else options.content_bpp
+    written = []
+    for name, metric, label in (
+        ("fig2-perception", PERCEPTION, "perception loss (normalised Frechet distance)"),
+        ("fig3-distortion", DISTORTION, "distortion (normalised MSE)"),
+    ):
+        lines = [line for one in series_of(document, metric, content) for line in _quality_lines(one)]
+        written += _write(out / name, lines, "prompt size (bits per pixel)", label, f"features: {document['features']}")
+    found = optimize(replace(options, weights=WEIGHTS, metrics=METRICS))
+    for name, key, label in (
+        ("fig4a-prompt-size", "prompt_size", "optimal prompt size (bits per pixel)"),
+        ("fig4b-gain", "g_flow", "gain $G_{flow}$"),
+    ):
+        written += _write(out / name, _optima_lines(found, key), "quality weight $w$", label, "")
+    return written
+
+
+def _quality_lines(series: Series) -> list[Line]:
+    low, high = series.curve.domain_bpp
+    x = np.linspace(low, high, _CURVE_POINTS)
+    band = bands(series.curve, series.bpp, series.losses, x)
+    fitted = Line(series.name, _FIT, x, series.curve(x), band=band)
+    return [Line(series.name, "", np.array(series.bpp), np.array(series.losses), marked=True), fitted]
+
+
+def _optima_lines(found: dict[str, Any], key: str) -> list[Line]:
+    return [
+        Line(
+            one["name"],
+            one["metric"],
+            np.array([best["w"] for best in one["optima"]]),
+            np.array([best[key] for best in one["optima"]]),
+        )
+        for one in found["series"]
+    ]
+
+
+def _write(stem: Path, lines: Sequence[Line], x_label: str, y_label: str, note: str) -> list[Path]:
+    files = {".csv": _csv(lines, x_label, y_label), **_drawn(lines, x_label, y_label, note)}
+    for suffix, data in files.items():
+        try:
+            write_whole(stem.with_suffix(suffix), data)
+        except OSError as error:
+            path = stem.with_suffix(suffix)
+            raise RunError(f"{path} cannot be written ({error.strerror}): free space there") from error
+    return [stem.with_suffix(suffix) for suffix in files]
+
+
+def _top(lines: Sequence[Line]) -> float:
+    """The upper end of the axis: bands of few points may go far beyond what was measured."""
+    return 1.08 * max(float(line.y.max()) for line in lines)
+
+
+def _csv(lines: Iterable[Line], x_label: str, y_label: str) -> bytes:
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(["series", x_label, y_label, "95% low", "95% high"])
+    for line in lines:
+        band = np.full((2, len(line.x)), np.nan) if line.band is None else line.band
+        for values in zip(line.x, line.y, *band):
+            rows.writerow([line.name, *("" if math.isnan(value) else f"{value:.6g}" for value in values)])
+    return text.getvalue().encode()
+
+
+def _drawn(lines: Sequence[Line], x_label: str, y_label: str, note: str) -> dict[str, bytes]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    style = {"font.size": 7, "axes.linewidth": 0.6, "lines.linewidth": 1.0, "lines.markersize": 3, "pdf.fonttype": 42}
+    with matplotlib.rc_context(style):
+        figure, axes = pyplot.subplots(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
+        names, kinds = (list(dict.fromkeys(found)) for found in zip(*((line.series, line.kind) for line in lines)))
+        for line in lines:
+            number = names.index(line.series)
+            colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+            label = None if line.kind == _FIT else line.name
+            if line.marked:
+                axes.plot(line.x, line.y, marker, color=colour, label=label, markerfacecolor="none", clip_on=False)
+                continue
+            dash = _DASHES[(number if line.kind == _FIT else kinds.index(line.kind)) % len(_DASHES)]
+            every = max(1, len(line.x) // 8)
+            marks = {} if line.kind == _FIT else {"marker": marker, "markevery": (number % every, every)}
+            axes.plot(line.x, line.y, dash, color=colour, label=label, markerfacecolor="none", **marks)
+            if line.band is not None and np.isfinite(line.band).all():
+                axes.fill_between(line.x, *line.band.clip(0), color=colour, alpha=0.12, linewidth=0)
+        axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, None), ylim=(0, _top(lines)))
+        axes.grid(linewidth=0.3, alpha=0.5)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=5, frameon=False, handlelength=3)
+        if note:
+            axes.annotate(note, (1, 1.01), xycoords="axes fraction", ha="right", va="bottom", fontsize=5)
+        found = {}
+        for suffix in (".png", ".pdf"):
+            data = io.BytesIO()
+            figure.savefig(data, format=suffix[1:], dpi=_DPI)
+            found[suffix] = data.getvalue()
+        pyplot.close(figure)
+    return found
