@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -250,8 +251,8 @@ def _check(options: argparse.Namespace, names: Sequence[str]) -> None:
     if options.grid and options.grid.suffix != ".png":
         raise CodecError(f"--grid {options.grid}: give a file name that ends in .png")
     for path in (options.grid, options.out):
-        if path and not path.parent.is_dir():
-            raise CodecError(f"{path}: there is no folder {path.parent}; make it first")
+        if path and not os.access(path.absolute().parent, os.W_OK):
+            raise CodecError(f"{path}: {path.parent} is no folder that you may write to; make it first")
 
 
 def _measure_view(

@@ -156,7 +156,7 @@ def test_many_codecs_take_several_lines_a_photograph(folder, tmp_path):
         (["--only-frechet", "--no-frechet"], "--only-frechet goes with none"),
         (["--codec", "gnl-low", "--record", "--view", "tiles256"], "add --view square256"),
         (["--codec", "jpeg:20", "--grid", "grid.gif"], "ends in .png"),
-        (["--codec", "jpeg:20", "--out", "nowhere/at/all.json"], "there is no folder"),
+        (["--codec", "jpeg:20", "--out", "nowhere/at/all.json"], "is no folder that you may write to"),
     ],
 )
 def test_what_cannot_be_meant_ends_with_status_2_before_anything_is_measured(folder, capsys, more, says):
