@@ -269,6 +269,7 @@ def train(**asked) -> None:
 @click.option("--bpp", "bpps", multiple=True, type=click.FloatRange(0, 24, min_open=True), help="Rates of scalable.")
 @click.option("--gamma", "gammas", multiple=True, type=click.FloatRange(0, 1), help="Fractions of swapped pixels.")
 @click.option("--lpips", type=_PATH, metavar="DIR", help="Folder with the weights of LPIPS; left out without it.")
+@click.option("--inception", type=_PATH, metavar="FILE", help="Weights of FID's network, for FID itself.")
 @_DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def curves(as_json, bpps, gammas, **asked) -> None:

@@ -29,7 +29,8 @@ from .baseline_files import FAMILIES, Curves, up_to
 from .benchmark_tables import render_speeds, render_view
 from .codec_speed import measure_speed
 from .equal_rate import FrechetDistances, check_scalable, compare_means, match, spread
-from .frechet import FRECHET, EfficientNetLite2
+from .features import EfficientNetLite2
+from .frechet import FRECHET
 from .picture_grid import Cell, draw_grid
 from .progress import counted
 from .quality import PerceptualDistance

@@ -6,7 +6,7 @@ running once. Sums and feature statistics are kept, never images: more patches t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple, Optional
@@ -17,12 +17,12 @@ from gnl.node_apps.codecs.pixel_swapping import PixelSwapping
 from gnl.node_apps.codecs.registry import load_codec
 from gnl.topologies.errors import CodecError, GnlError
 
+from .features import Features
 from .frechet import FeatureStatistics
 from .patches import Patches
 from .quality import ms_ssim, mse, mse_normalised, psnr_db
 
 BATCH = 16
-Features = Callable[[Sequence[np.ndarray]], np.ndarray]
 Watched = Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]]
 
 
@@ -90,9 +90,9 @@ def _mean_and_sd(count: int, total: float, squares: float) -> Optional[dict[str,
     return {"mean": mean, "sd": variance**0.5, "n": count}
 
 
-def statistics_of(patches: Iterable[np.ndarray], features: Features, size: int) -> FeatureStatistics:
+def statistics_of(patches: Iterable[np.ndarray], features: Features) -> FeatureStatistics:
     """Feature statistics of images as they are."""
-    found = FeatureStatistics(size)
+    found = FeatureStatistics(features.size)
     for batch in _batches(patches):
         found.add(features(batch))
     return found
@@ -113,8 +113,7 @@ def measure_group(
     with; CodecError if none is left.
     """
     codec = load_codec(f"ps:{group.codec}" if len(group.gammas) > 1 or group.gammas[0] else group.codec, device)
-    size = len(originals.mean)
-    sums = [_Sums(FeatureStatistics(size)) for _ in group.gammas]
+    sums = [_Sums(FeatureStatistics(features.size)) for _ in group.gammas]
     skipped: list[dict[str, str]] = []
     refused: list[np.ndarray] = []
     number = 0

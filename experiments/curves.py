@@ -23,7 +23,8 @@ from gnl.topologies.errors import RunError, UsageError
 
 from .curve_points import Group, Quality, measure_group, statistics_of
 from .encoding import code_digests
-from .frechet import FEATURES, FRECHET, EfficientNetLite2, FeatureStatistics
+from .features import EfficientNetLite2, Features, InceptionV3
+from .frechet import FeatureStatistics
 from .patches import Patches, cut
 from .progress import Progress, counted
 from .quality import PerceptualDistance
@@ -51,6 +52,7 @@ class CurvesOptions:
     bpps: Sequence[float] = SCALABLE_BPPS
     gammas: Sequence[float] = GAMMAS
     lpips: Optional[Path] = None
+    inception: Optional[Path] = None
     device: str = "auto"
     command: str = ""
 
@@ -83,16 +85,17 @@ def measure_curves(options: CurvesOptions) -> dict[str, Any]:
     patches = cut(find_photos(options.images), options.size_px, options.stride_px, options.patches)
     for name, reason in patches.left_out[:1]:
         progress.note(f"{len(patches.left_out)} of {len(patches.paths)} photographs left out (first: {name}: {reason})")
-    features = EfficientNetLite2(_features_device(options.device))
+    device = _networks_device(options.device)
+    features = InceptionV3(options.inception, device) if options.inception else EfficientNetLite2(device)
     folder = _CurvesFolder(options.out)
     document, originals = folder.start(options, patches, features)
     progress.note(f"{len(patches)} patches of {patches.size_px} pixels, {len(groups)} passes over them")
-    if len(patches) <= FEATURES:
+    if len(patches) <= features.size:
         progress.note(
-            f"only {len(patches)} patches for {FEATURES} features: the Frechet distance is then dominated by single "
-            "images and too large for all; compare nothing with distances at another count"
+            f"only {len(patches)} patches for {features.size} features: the Frechet distance is then dominated by "
+            "single images and too large for all; compare nothing with distances at another count"
         )
-    quality = Quality(PerceptualDistance(options.lpips, _features_device(options.device)) if options.lpips else None)
+    quality = Quality(PerceptualDistance(options.lpips, device) if options.lpips else None)
     left = [group for group in groups if not _has(document, group)]
     for number, group in enumerate(left, 1):
         start_s = time.monotonic()
@@ -148,7 +151,7 @@ def _cell(figure: Optional[dict[str, float]], form: str) -> str:
     return "" if figure is None else format(figure["mean"], form)
 
 
-def _inputs(options: CurvesOptions, patches: Patches) -> dict[str, Any]:
+def _inputs(options: CurvesOptions, patches: Patches, features: Features) -> dict[str, Any]:
     """What every point depends on, so that no file holds points of different inputs."""
     photographs = hashlib.sha256()
     for path in patches.paths:
@@ -160,12 +163,13 @@ def _inputs(options: CurvesOptions, patches: Patches) -> dict[str, Any]:
         "patches": len(patches),
         "size_px": patches.size_px,
         "stride_px": options.stride_px,
+        "features": features.name,
         "lpips": options.lpips is not None,
         "code": code_digests(),
     }
 
 
-def _features_device(device: str) -> str:
+def _networks_device(device: str) -> str:
     from gnl.node_apps.codecs.devices import resolve_device
 
     return resolve_device(device)
@@ -215,10 +219,10 @@ class _CurvesFolder:
         self._out = out
 
     def start(
-        self, options: CurvesOptions, patches: Patches, features: EfficientNetLite2
+        self, options: CurvesOptions, patches: Patches, features: Features
     ) -> tuple[dict[str, Any], FeatureStatistics]:
         """The document so far, and the statistics of the originals."""
-        inputs = _inputs(options, patches)
+        inputs = _inputs(options, patches, features)
         path = self._out / CURVES
         if path.exists():
             document = read_curves(path)
@@ -231,7 +235,7 @@ class _CurvesFolder:
                 return document, FeatureStatistics.of_arrays(dict(arrays))
         self._make()
         hashed = _Hashed(patches)
-        originals = statistics_of(counted(hashed, "patches as they are"), features, FEATURES)
+        originals = statistics_of(counted(hashed, "patches as they are"), features)
         buffer = io.BytesIO()
         np.savez(buffer, **originals.arrays())
         self._put(ORIGINALS, buffer.getvalue())
@@ -242,7 +246,7 @@ class _CurvesFolder:
             "inputs": inputs,
             "pixels_sha256": hashed.digest.hexdigest(),
             "content_bpp": patches.stored_bpp,
-            "features": FRECHET,
+            "features": features.name,
             "points": [],
         }
         self.write(document)

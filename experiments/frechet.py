@@ -8,7 +8,7 @@ give 0 at any n; still, compare codecs at one n only, and prefer one above 1280.
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from typing import Mapping
 
 import numpy as np
 from gnl.topologies.errors import UsageError
@@ -16,8 +16,6 @@ from gnl.topologies.errors import UsageError
 FRECHET = "frechet_efficientnet_lite2"
 TILE_PX = 256
 FEATURES = 1280
-_INPUT_PX = 260  # of EfficientNet-Lite2
-_BATCH = 16
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -117,33 +115,3 @@ def tiles(image: np.ndarray) -> list[np.ndarray]:
         for top in range(start, height - TILE_PX + 1, TILE_PX)
         for left in range(start, width - TILE_PX + 1, TILE_PX)
     ]
-
-
-class EfficientNetLite2:
-    """Pooled features of the ImageNet classifier EfficientNet-Lite2."""
-
-    def __init__(self, device: str = "cpu") -> None:
-        import torch
-        from gnl.node_apps.codecs.classifier import JUDGING_NUMBER, EfficientNetLite
-
-        self._device = device
-        self._model = EfficientNetLite(JUDGING_NUMBER).to(device, memory_format=torch.channels_last)
-
-    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Features (B, 1280) float32 of (H, W, 3) uint8 images, each resized to the network's input."""
-        import torch
-
-        found = []
-        with torch.inference_mode():
-            for start in range(0, len(images), _BATCH):
-                x = torch.cat([self._input(image) for image in images[start : start + _BATCH]])
-                found.append(self._model(x.contiguous(memory_format=torch.channels_last))[-1].cpu().numpy())
-        return np.concatenate(found)
-
-    def _input(self, image: np.ndarray):
-        import torch
-
-        x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))[None]).to(self._device).float()
-        size = (_INPUT_PX, _INPUT_PX)
-        x = torch.nn.functional.interpolate(x, size, mode="bicubic", align_corners=False, antialias=True)
-        return x.clamp(0, 255)

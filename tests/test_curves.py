@@ -17,10 +17,22 @@ from PIL import Image
 D = 6
 
 
-def features(images):
+def means_of(images):
     """Means of the quarters of two colours: enough to tell pictures apart."""
     places = [(a, b, c) for a in (0, 32) for b in (0, 32) for c in (0, 1)][:D]
     return np.array([[image[a : a + 32, b : b + 32, c].mean() for a, b, c in places] for image in images])
+
+
+class Means:
+    """In place of a network."""
+
+    name, size = "means", D
+
+    def __call__(self, images):
+        return means_of(images)
+
+
+features = Means()
 
 
 @pytest.fixture
@@ -36,7 +48,6 @@ def folder(tmp_path):
 @pytest.fixture(autouse=True)
 def small_features(monkeypatch):
     monkeypatch.setattr(curves, "EfficientNetLite2", lambda device: features)
-    monkeypatch.setattr(curves, "FEATURES", D)
 
 
 def patches_of(folder, most=100):
@@ -69,7 +80,7 @@ class TestPatches:
 class TestPoints:
     def test_a_point_is_the_mean_of_what_the_codec_does(self, folder):
         patches, codec = patches_of(folder), load_codec("jpeg:30")
-        originals = statistics_of(patches, features, D)
+        originals = statistics_of(patches, features)
         (point,) = measure_group(Group("jpeg:30"), patches, originals, features, Quality())
         prompts = [codec.encode(patch) for patch in patches]
         shown = [codec.decode(prompt) for prompt in prompts]
@@ -85,7 +96,7 @@ class TestPoints:
 
     def test_swapped_pixels_are_those_of_the_codec_around(self, folder):
         patches = patches_of(folder, 3)
-        originals = statistics_of(patches, features, D)
+        originals = statistics_of(patches, features)
         points = measure_group(Group("jpeg:20", None, (0.0, 0.25, 1.0)), patches, originals, features, Quality())
         swapping = load_codec("ps:0.25:jpeg:20")
         prompts = [swapping.encode(patch) for patch in patches]
@@ -110,7 +121,7 @@ class TestPoints:
 
         codec.encode = picky
         monkeypatch.setattr(curve_points, "load_codec", lambda *_: codec)
-        originals = statistics_of(patches, features, D)
+        originals = statistics_of(patches, features)
         (point,) = measure_group(Group("jpeg:30"), patches, originals, features, Quality())
         assert point["skipped"] == [{"patch": "0.png at 96,0", "reason": "too odd"}] and point["patches"] == 8
         left = [image for number, image in enumerate(wanted) if number != 2]
@@ -142,7 +153,8 @@ class TestCommand:
         ]  # fmt: skip
         inputs = document["inputs"]
         assert (inputs["photographs"], inputs["patches"], inputs["size_px"], inputs["stride_px"]) == (3, 9, 64, 48)
-        assert len(document["pixels_sha256"]) == 64 and document["command"] == "gnl curves"
+        assert document["features"] == "means" and document["command"] == "gnl curves"
+        assert len(document["pixels_sha256"]) == 64
         table = render(document)
         assert f"{document['points'][1]['bpp']['mean']:.4f}" in table and "n = 9" in table
         assert "1 of 4 photographs left out" in (said := capsys.readouterr().err) and "2 of 2: webp:50" in said
@@ -166,8 +178,7 @@ class TestCommand:
         again = measure_curves(options(folder, tmp_path, out=tmp_path / "again"))
         assert measured == ["webp:50"] and again["points"] == whole["points"]
 
-    def test_too_few_patches_are_said(self, folder, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(curves, "FEATURES", D)
+    def test_too_few_patches_are_said(self, folder, tmp_path, capsys):
         measure_curves(options(folder, tmp_path, patches=4, codecs=("jpeg:30",)))
         assert f"only 4 patches for {D} features" in capsys.readouterr().err
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from gnl.experiments.frechet import EfficientNetLite2, FeatureStatistics, frechet_distance, tiles
+from gnl.experiments.features import EfficientNetLite2
+from gnl.experiments.frechet import FeatureStatistics, frechet_distance, tiles
 from gnl.node_apps.codecs import classifier
 from gnl.topologies.errors import UsageError
 from scipy.linalg import sqrtm

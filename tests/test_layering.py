@@ -28,12 +28,12 @@ MAY_IMPORT = {
 # Where a package may be imported at all. A module in LAZILY may do so inside functions only.
 HOMES = {
     "mininet": r"topologies\.\w+",
-    "torch": r"node_apps\.codecs\.\w+|node_apps\.decoder_\w+|experiments\.(quality|frechet)",
+    "torch": r"node_apps\.codecs\.\w+|node_apps\.decoder_\w+|experiments\.(quality|features)",
     "torchvision": r"node_apps\.codecs\.\w+",
     "compressai": r"node_apps\.codecs\.\w+",
     "socket": r"node_apps\.\w+",
     "scapy": r"node_apps\.protocol\.scapy_layer",
-    "matplotlib": r"experiments\.report\w*",
+    "matplotlib": r"experiments\.(report\w*|figures)",
     "jinja2": r"experiments\.report\w*",
     "markupsafe": r"experiments\.report\w*",
     "pyroute2": r"topologies\.\w+|experiments\.\w+",
@@ -164,7 +164,7 @@ def distributions_imported() -> set[str]:
     packages = {target.split(".")[0] for name, path in files.items() for target, _ in imports(path, name)}
     installed = importlib.metadata.packages_distributions()
     return {
-        installed[package][0].lower() for package in packages - set(sys.stdlib_module_names) if package in installed
+        _spelt(installed[package][0]) for package in packages - set(sys.stdlib_module_names) if package in installed
     }
 
 
@@ -172,7 +172,11 @@ def pinned(name: str) -> set[str]:
     """The packages of a requirements file, every one of which must be pinned."""
     lines = [line.split("#")[0].strip() for line in (CHECKOUT / name).read_text().splitlines()]
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9a-z.]+", line) for line in lines if line)
-    return {line.split("==")[0].lower() for line in lines if line}
+    return {_spelt(line.split("==")[0]) for line in lines if line}
+
+
+def _spelt(distribution: str) -> str:
+    return distribution.lower().replace("_", "-")
 
 
 def test_requirements_are_pinned_and_are_what_is_imported():
