@@ -1,7 +1,7 @@
 """Curves through measured points of prompt size and loss of quality, as Sec. IV of the paper fits them.
 
 Of several families of functions the one of the highest r2 is taken. A family of many parameters can always bend to few
-points; so those that fall where they should rise, leave [0, 1], or have as many parameters as there are points, are
+points; so those that rise where they should fall, leave [0, 1], or have as many parameters as there are points, are
 taken only where nothing else is left, and then say so.
 """
 

@@ -112,13 +112,13 @@ def measure_group(
     A patch that the codec refuses is left out, named, and its original taken out of what the Frechet distance compares
     with; CodecError if none is left.
     """
-    codec = load_codec(f"ps:{group.codec}" if len(group.gammas) > 1 or group.gammas[0] else group.codec, device)
+    codec = load_codec(f"ps:{group.codec}" if any(group.gammas) else group.codec, device)
     sums = [_Sums(FeatureStatistics(features.size)) for _ in group.gammas]
     skipped: list[dict[str, str]] = []
-    refused: list[np.ndarray] = []
     number = 0
     for batch in _batches(watched(patches)):
         shown: list[list[np.ndarray]] = [[] for _ in group.gammas]
+        refused: list[np.ndarray] = []
         for image in batch:
             try:
                 coded = list(_coded(codec, group, image))
@@ -133,10 +133,10 @@ def measure_group(
         for one, images in zip(sums, shown):
             if images:
                 one.features.add(features(images))
+        if refused:
+            originals = originals.without(features(refused))
     if not sums[0].features.count:
         raise CodecError(f"{group.label} codes none of {number} patches (first: {skipped[0]['reason']})")
-    if refused:
-        originals = originals.without(features(refused))
     points = []
     for gamma, one in zip(group.gammas, sums):
         frechet = one.features.distance(originals) if one.features.count > 1 else None

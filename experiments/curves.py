@@ -82,7 +82,10 @@ def measure_curves(options: CurvesOptions) -> dict[str, Any]:
     """
     groups = groups_of(options.codecs, options.bpps, options.gammas)
     progress = Progress()
-    patches = cut(find_photos(options.images), options.size_px, options.stride_px, options.patches)
+    paths = find_photos(options.images)
+    progress.note(f"{len(paths)} photographs: reading their sizes")
+    watched = counted(paths, "photographs")
+    patches = cut(paths, options.size_px, options.stride_px, options.patches, watched)
     for name, reason in patches.left_out[:1]:
         progress.note(f"{len(patches.left_out)} of {len(patches.paths)} photographs left out (first: {name}: {reason})")
     device = _networks_device(options.device)
@@ -100,8 +103,7 @@ def measure_curves(options: CurvesOptions) -> dict[str, Any]:
     for number, group in enumerate(left, 1):
         start_s = time.monotonic()
         label = f"{number} of {len(left)}: {group.label}"
-        watched = _watcher(label)
-        points = measure_group(group, patches, originals, features, quality, options.device, watched)
+        points = measure_group(group, patches, originals, features, quality, options.device, _watcher(label))
         weights = describe(group.codec).weights_sha256
         kept = [one for one in document["points"] if (one["codec"], one["asked_bpp"]) != (group.codec, group.bpp)]
         document["points"] = kept + [{**point, "weights_sha256": weights} for point in points]
@@ -134,8 +136,7 @@ def render(document: dict[str, Any]) -> str:
     for point in document["points"]:
         name = point["codec"] if point["asked_bpp"] is None else f"{point['codec']}@{point['asked_bpp']:g}"
         cells = [_cell(point.get(key), form) for key, form in _COLUMNS]
-        frechet = "" if point["frechet"] is None else f"{point['frechet']:.2f}"
-        rows.append([name, f"{point['gamma']:g}", *cells, frechet])
+        rows.append([name, f"{point['gamma']:g}", *cells, _distance(point, ".2f")])
     patches = document["inputs"]["patches"]
     note = f"means of {patches} patches; Frechet distance: {document['features']}, n = {patches}"
     return f"{aligned(rows)}\n{note}; content as stored: {document['content_bpp']:.3f} bpp"
@@ -149,6 +150,10 @@ _COLUMNS = (
 
 def _cell(figure: Optional[dict[str, float]], form: str) -> str:
     return "" if figure is None else format(figure["mean"], form)
+
+
+def _distance(point: dict[str, Any], form: str) -> str:
+    return "" if point["frechet"] is None else format(point["frechet"], form)
 
 
 def _inputs(options: CurvesOptions, patches: Patches, features: Features) -> dict[str, Any]:
@@ -193,7 +198,7 @@ def _has(document: dict[str, Any], group: Group) -> bool:
 def _said(points: Sequence[dict[str, Any]]) -> str:
     first = points[0]
     skipped = f", {len(first['skipped'])} patches skipped" if first["skipped"] else ""
-    return f"{first['bpp']['mean']:.3f} bpp, Frechet {first['frechet']:.1f}{skipped}"
+    return f"{first['bpp']['mean']:.3f} bpp, Frechet {_distance(first, '.1f') or 'of one patch unknown'}{skipped}"
 
 
 class _Hashed:

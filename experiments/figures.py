@@ -18,9 +18,8 @@ import numpy as np
 from gnl.topologies.errors import RunError
 
 from .curve_fit import bands
-from .curves import read_curves
-from .optimize import OptimizeOptions, optimize
-from .series import DISTORTION, METRICS, PERCEPTION, Series, series_of
+from .optimize import OptimizeOptions, fitted_curves, optimize
+from .series import DISTORTION, METRICS, PERCEPTION, Series
 from .whole_file import write_whole
 
 WEIGHTS = tuple(np.round(np.linspace(0.0, 5.0, 51), 3).tolist())
@@ -52,20 +51,19 @@ class Line:
 
 def draw_figures(options: OptimizeOptions, out: Path) -> list[Path]:
     """Draw all figures into `out`, which is made; the files written. RunError if one cannot be."""
-    document = read_curves(options.curves)
+    fitted = fitted_curves(replace(options, metrics=METRICS))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{out} cannot be made ({error.strerror}): give another --out") from error
-    content = document["content_bpp"] if options.content_bpp is None else options.content_bpp
     written = []
     for name, metric, label in (
         ("fig2-perception", PERCEPTION, "perception loss (normalised Frechet distance)"),
         ("fig3-distortion", DISTORTION, "distortion (normalised MSE)"),
     ):
-        lines = [line for one in series_of(document, metric, content) for line in _quality_lines(one)]
-        written += _write(out / name, lines, "prompt size (bits per pixel)", label, f"features: {document['features']}")
-    found = optimize(replace(options, weights=WEIGHTS, metrics=METRICS))
+        lines = [line for one in fitted.series if one.metric == metric for line in _quality_lines(one)]
+        written += _write(out / name, lines, "prompt size (bits per pixel)", label, f"features: {fitted.features}")
+    found = optimize(replace(options, weights=WEIGHTS), fitted)
     for name, key, label in (
         ("fig4a-prompt-size", "prompt_size", "optimal prompt size (bits per pixel)"),
         ("fig4b-gain", "g_flow", "gain $G_{flow}$"),

@@ -35,15 +35,31 @@ class OptimizeOptions:
     content_bpp: Optional[float] = None
 
 
-def optimize(options: OptimizeOptions) -> dict[str, Any]:
-    """The optima of every series of the curves file, and the curves that were fitted, as JSON has them."""
+@dataclass(frozen=True)
+class FittedCurves:
+    """What a curves file says: L, the features of its Frechet distance, and the series with their fits."""
+
+    content_bpp: float
+    features: str
+    series: tuple[Series, ...]
+
+
+def fitted_curves(options: OptimizeOptions) -> FittedCurves:
+    """Read the curves file and fit every series; UsageError for a file that is none, or has too few points."""
     document = read_curves(options.curves)
-    content = document["content_bpp"] if options.content_bpp is None else options.content_bpp
-    found = []
-    for metric in options.metrics:
-        for series in series_of(document, metric, content):
-            optima = [{"w": w, **_rounded(_optimum(series, options, content, w))} for w in options.weights]
-            found.append({**asdict(series), "optima": optima})
+    content = _given(options.content_bpp, document["content_bpp"])
+    series = tuple(one for metric in options.metrics for one in series_of(document, metric, content))
+    return FittedCurves(content, document["features"], series)
+
+
+def optimize(options: OptimizeOptions, fitted: Optional[FittedCurves] = None) -> dict[str, Any]:
+    """The optima of every series of the curves file, and the curves that were fitted, as JSON has them; `fitted` saves
+    fitting them again."""
+    fitted = fitted or fitted_curves(options)
+    content, found = fitted.content_bpp, []
+    for series in fitted.series:
+        optima = [{"w": w, **_rounded(_optimum(series, options, content, w))} for w in options.weights]
+        found.append({**asdict(series), "optima": optima})
     problem = {
         "content_bpp": content,
         "c_sg": options.c_sg,
@@ -52,7 +68,7 @@ def optimize(options: OptimizeOptions) -> dict[str, Any]:
         "f_min": options.f_min,
         "generation_rate": None if math.isinf(options.generation_rate) else options.generation_rate,
     }
-    return {"curves": str(options.curves), "features": document["features"], "problem": problem, "series": found}
+    return {"curves": str(options.curves), "features": fitted.features, "problem": problem, "series": found}
 
 
 def _given(value: Optional[float], otherwise: float) -> float:

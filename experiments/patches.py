@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 from gnl.node_apps.codecs.image_files import read_image
@@ -41,17 +42,19 @@ class Patches:
         return f"{self.paths[photograph].name} at {left},{top}"
 
 
-def cut(paths: Sequence[Path], size_px: int, stride_px: int, most: int) -> Patches:
+def cut(
+    paths: Sequence[Path], size_px: int, stride_px: int, most: int, watched: Optional[Iterable[Path]] = None
+) -> Patches:
     """Squares of `size_px` every `stride_px`, of which evenly spaced ones are taken where there are more than `most`.
 
-    UsageError if no photograph has one.
+    `watched` yields `paths` too, and shows how far the reading is. UsageError if no photograph has one.
     """
     if size_px < 32 or stride_px < 1 or most < 1:
         raise UsageError(f"size {size_px}, stride {stride_px}, patches {most}: at least 32, 1 and 1")
     places: list[tuple[int, int, int]] = []
     left_out: list[tuple[str, str]] = []
     stored: list[float] = []
-    for number, path in enumerate(paths):
+    for number, path in enumerate(paths if watched is None else watched):
         try:
             height, width = read_image(path).pixels.shape[:2]
         except (CodecError, OSError) as error:

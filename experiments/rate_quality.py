@@ -181,7 +181,16 @@ class _Piece:
         self._files = {family: BaselineFiles(family, image) for family in FAMILIES}
         self.curves = [self._add(family, quality) for family in FAMILIES for quality in curves[family]]
 
-    def matched(self) -> dict[str, str]:
+    def keys(self, matched: bool) -> dict[str, str]:
+        """Keys by the labels of contenders, of points of curves and, if `matched`, of baselines at a contender's
+        bits."""
+        return {key: key for key in (*self.labels, *self.curves)} | (self._matched() if matched else {})
+
+    def judged(self, judge: Judge) -> dict[str, Figures]:
+        """Figures of all shots so far, by key."""
+        return dict(zip(self.shots, judge.figures(self.image, list(self.shots.values()))))
+
+    def _matched(self) -> dict[str, str]:
         """Keys of the baselines with at most the bits of each contender, where they can have so few."""
         return {
             matched_label(family, label): self._add(family, files.at_most(self.shots[label].size_bytes))
@@ -223,33 +232,23 @@ def measure(
     for number, image in enumerate(watched(photographs)):
         with naming(photographs.paths[number]):
             pieces = [_Piece(piece, contenders, codecs, curves) for piece in photographs.pieces(image)]
-        found = [_figures(piece, judge) for piece in pieces]
-        for label in found[0]:
-            measured.figures.setdefault(label, []).append(_mean([one[label] for one in found]))
+        labels = [piece.keys(judge.matches) for piece in pieces]
+        row = pieces[0].to_show() if number in to_show else []
+        found = [piece.judged(judge) for piece in pieces]
+        for label in labels[0]:
+            figures = [by_key[keys[label]] for keys, by_key in zip(labels, found)]
+            measured.figures.setdefault(label, []).append(_mean(figures))
         if judge.features:
             _add_features(measured, number, pieces, judge.features)
-        if number in to_show:
-            measured.shown.append(_row_of(pieces[0], judge))
+        if row:
+            shown = [(key, pieces[0].shots[key].image, found[0][key]) for key in row]
+            measured.shown.append([(ORIGINAL, pieces[0].image, None), *shown])
     return measured
-
-
-def _figures(piece: _Piece, judge: Judge) -> dict[str, Figures]:
-    """By the labels of contenders, of points of curves, and of baselines at a contender's bits."""
-    keys = {key: key for key in (*piece.labels, *piece.curves)} | (piece.matched() if judge.matches else {})
-    by_key = dict(zip(piece.shots, judge.figures(piece.image, list(piece.shots.values()))))
-    return {label: by_key[key] for label, key in keys.items()}
 
 
 def _mean(found: Sequence[Figures]) -> Figures:
     columns = zip(*(astuple(one) for one in found))
     return Figures(*(None if None in column else float(np.mean(column)) for column in columns))
-
-
-def _row_of(piece: _Piece, judge: Judge) -> list[tuple[str, np.ndarray, Optional[Figures]]]:
-    keys = piece.to_show()
-    shots = [piece.shots[key] for key in keys]
-    figures = judge.figures(piece.image, shots)
-    return [(ORIGINAL, piece.image, None), *((key, shot.image, one) for key, shot, one in zip(keys, shots, figures))]
 
 
 def _add_features(measured: Measured, number: int, pieces: Sequence[_Piece], features) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from gnl.topologies.errors import UsageError
@@ -36,15 +36,14 @@ class Series:
     curve: Curve
 
 
-def series_of(document: Mapping[str, Any], metric: str, content_bpp: Optional[float] = None) -> list[Series]:
-    """All series of a curves document of which it has points enough; `content_bpp` is L, else that of the document.
+def series_of(document: Mapping[str, Any], metric: str, content: float) -> list[Series]:
+    """All series of a curves document of which it has points enough; `content` is L in bits per pixel.
 
     UsageError for another metric, a document without the three models or an L below their prompts.
     """
     if metric not in METRICS:
         raise UsageError(f"metric {metric!r}: give {' or '.join(METRICS)}")
     points = document["points"]
-    content = document["content_bpp"] if content_bpp is None else content_bpp
     models = _where(points, lambda point: point["codec"] in _MODELS and not point["gamma"])
     if len(models) < 2:
         raise UsageError(
@@ -96,7 +95,11 @@ def _bpp(point: _Point) -> float:
 
 
 def _loss(point: _Point, metric: str) -> float:
-    return point["frechet"] if metric == PERCEPTION else point["mse_normalised"]["mean"]
+    if metric == DISTORTION:
+        return point["mse_normalised"]["mean"]
+    if point["frechet"] is None:
+        raise UsageError(f"{point['codec']} was measured on one patch, which has no Frechet distance: measure on more")
+    return point["frechet"]
 
 
 def _scale(models: Sequence[_Point], metric: str, content_bpp: float) -> float:

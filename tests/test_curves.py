@@ -219,3 +219,12 @@ def test_the_case_study_has_prompt_extension_pixel_swapping_and_jpeg():
 def test_figures_are_json(folder, tmp_path):
     document = measure_curves(options(folder, tmp_path, gammas=(1.0,), codecs=("jpeg:30",)))
     json.loads(json.dumps(document), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_a_single_patch_has_no_distance_and_is_told(folder, tmp_path, capsys):
+    for name in ("0.png", "2.png", "3.png"):
+        (folder / name).unlink()
+    document = measure_curves(options(folder, tmp_path, gammas=(), codecs=("jpeg:30",)))
+    assert document["points"][0]["frechet"] is None and "jpeg:30" in render(document)
+    said = capsys.readouterr().err
+    assert "of one patch unknown" in said and "1 photographs: reading their sizes" in said.splitlines()[0]

@@ -48,7 +48,7 @@ def by_name(found):
 
 class TestSeries:
     def test_they_are_those_of_the_paper_and_end_at_the_true_images(self):
-        found = by_name(series_of(document(), "perception"))
+        found = by_name(series_of(document(), "perception", L))
         assert list(found) == [
             "PE GenAI", "PE GenAI, scalable", "PE JPEG", "PS GenAI, gnl-low", "PS JPEG, jpeg:9",
         ]  # fmt: skip
@@ -57,18 +57,18 @@ class TestSeries:
         assert [one.generates for one in found.values()] == [True, True, False, True, False]
 
     def test_perception_is_divided_by_the_first_fit_at_0_bpp(self):
-        found = by_name(series_of(document(), "perception"))["PE GenAI"]
+        found = by_name(series_of(document(), "perception", L))["PE GenAI"]
         distances = [80 * np.exp(-1.2 * bpp) for bpp in MODELS.values()]
         scale = distances[0] / found.losses[0]
         assert found.losses[:3] == pytest.approx([one / scale for one in distances])
         assert scale == pytest.approx(80, rel=0.15) and found.curve.raw(np.zeros(1))[0] == pytest.approx(1, abs=0.02)
 
     def test_distortion_is_taken_as_it_is(self):
-        found = by_name(series_of(document(), "distortion"))["PE GenAI"]
+        found = by_name(series_of(document(), "distortion", L))["PE GenAI"]
         assert found.losses[0] == pytest.approx(0.05 * np.exp(-0.14))
 
     def test_swapped_pixels_are_counted_as_in_eq_5(self):
-        found = by_name(series_of(document(), "distortion"))["PS GenAI, gnl-low"]
+        found = by_name(series_of(document(), "distortion", L))["PS GenAI, gnl-low"]
         assert found.bpp == pytest.approx([0.14, *(0.14 + gamma * L for gamma in (0.1, 0.3, 0.6, 0.9)), L])
         assert found.curve.domain_bpp == pytest.approx((0.14, L))
 
@@ -79,11 +79,11 @@ class TestSeries:
     def test_what_is_not_enough_is_said(self):
         few = document(points=[point("gnl-low", 0.14), point("jpeg:5", 0.2)])
         with pytest.raises(UsageError, match="curves of gnl-low, jpeg:5: the case study needs at least two of"):
-            series_of(few, "perception")
+            series_of(few, "perception", L)
         with pytest.raises(UsageError, match="L = 0.4 bpp is no larger than the prompts"):
             series_of(document(), "perception", 0.4)
         with pytest.raises(UsageError, match="metric 'beauty': give perception or distortion"):
-            series_of(document(), "beauty")
+            series_of(document(), "beauty", L)
 
 
 class TestOptima:
@@ -126,3 +126,11 @@ class TestOptima:
         assert {one["metric"] for one in found["series"]} == {"perception"} and found["problem"]["c_sg"] == 3.184
         done = CliRunner().invoke(cli.main, ["optimize", str(file), "--c-sg", "1", "--f-min", "2"])
         assert done.exit_code == 2 and "below f_min" in done.stderr and done.stdout == ""
+
+
+def test_points_without_a_distance_have_no_perception():
+    alone = document()
+    alone["points"][0]["frechet"] = None
+    with pytest.raises(UsageError, match="gnl-low was measured on one patch"):
+        series_of(alone, "perception", L)
+    assert series_of(alone, "distortion", L)
