@@ -96,10 +96,13 @@ def _load(scenario, sets, images, codec, bpp, content):
     loaded = load_scenario(scenario, list(sets))
     given = {"images": images, "codec": codec, "bpp": bpp, "format": content}
     changed = {key: value for key, value in given.items() if value is not None}
-    folder = changed.get("images", loaded.content.images)
-    if folder != "sample":
-        changed["images"] = str(Path(folder).expanduser().absolute())  # a result repeats from any folder
+    changed["images"] = _images_folder(changed.get("images", loaded.content.images))
     return dataclasses.replace(loaded, content=dataclasses.replace(loaded.content, **changed))
+
+
+def _images_folder(named: str) -> str:
+    """`sample`, or a folder that a result names wherever it is repeated from."""
+    return named if named == "sample" else str(Path(named).expanduser().absolute())
 
 
 @main.command()
@@ -302,10 +305,16 @@ def _problem_options(command):
     return command
 
 
+def _optima_options(command):
+    """Which optima: shared by `optimize` and `validate`."""
+    metrics = click.Choice(["perception", "distortion"])
+    weights = click.option("--w", "weights", multiple=True, type=float, metavar="W", help="Of quality  [0.5, 1, 2]")
+    return click.option("--metric", "metrics", multiple=True, type=metrics, help="[both]")(weights(command))
+
+
 @main.command()
 @_problem_options
-@click.option("--metric", "metrics", multiple=True, type=click.Choice(["perception", "distortion"]), help="[both]")
-@click.option("--w", "weights", multiple=True, type=float, metavar="W", help="Weights of quality  [default: 0.5, 1, 2]")
+@_optima_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def optimize(as_json, **asked) -> None:
     """Best prompt sizes and G_flow on curves fitted to CURVES, the curves.json of `gnl curves`.
@@ -321,15 +330,55 @@ def optimize(as_json, **asked) -> None:
 
 @main.command()
 @_problem_options
+@_optima_options
+@click.option("--images", required=True, metavar="DIR|sample", help="Folder of images, or the sample photographs.")
+@click.option("--out", type=_PATH, metavar="DIR", help="validation.json and the runs  [default: validation, by CURVES]")
+@click.option("--only", "parts", multiple=True, type=click.Choice(["figure", "grid"]), help="[default: both]")
+@click.option("--contents-per-s", type=_ABOVE_0, default=10.0, show_default=True, metavar="X", help="A flow of L.")
+@click.option("--repeat", type=click.IntRange(1, 1000), default=3, show_default=True, help="Of points of the figure.")
+@click.option("--grid-repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Of those of the grid.")
+@click.option("--duration", "duration_s", type=click.FloatRange(3, 3600), default=12.0, show_default=True, metavar="S")
+@_DEVICE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def validate(as_json, **asked) -> None:
+    """Run the optima of CURVES (Fig. 4b), and a grid of capacities, on real packets; G_flow beside the analysis.
+
+    Goes on where an interrupted call stopped. Exits with 1 unless all errors are as small as they should be. As root.
+    """
+    if os.geteuid() != 0:
+        raise UsageError(f"gnl validate needs root: sudo ./gnl {shlex.join(sys.argv[1:])}")
+    from .optimize import OptimizeOptions
+    from .validate import ValidateOptions, render, verdict
+    from .validate import validate as measure
+
+    given = {key: value for key, value in asked.items() if value not in (None, ())}
+    names = {one.name for one in dataclasses.fields(OptimizeOptions)}
+    problem = OptimizeOptions(**{key: given.pop(key) for key in list(given) if key in names})
+    out = given.pop("out", problem.curves.parent / "validation")
+    given["images"] = _images_folder(given["images"])
+    document = measure(ValidateOptions(problem, out=out, command="gnl " + shlex.join(sys.argv[1:]), **given))
+    print(json.dumps(document, indent=1) if as_json else render(document))
+    sys.exit(0 if all(one["met"] for one in verdict(document).values()) else 1)
+
+
+@main.command()
+@_problem_options
 @click.option("--out", type=_PATH, metavar="DIR", help="Where the figures go  [default: beside CURVES]")
-def figures(out, **asked) -> None:
-    """Draw the figures of the paper's case study from CURVES, the curves.json of `gnl curves`: PNG, PDF and CSV."""
-    from .figures import draw_figures
+@click.option("--validation", type=_PATH, metavar="FILE", help="Of gnl validate  [default: that beside CURVES, if any]")
+def figures(out, validation, **asked) -> None:
+    """Draw the paper's case study from CURVES, the curves.json of `gnl curves`: PNG, PDF and CSV, and a page.
+
+    The page says which of the paper's claims hold. Fig. 4b has the points of `gnl validate`, where there are any.
+    """
+    from .case_study import write_case_study
+    from .claims import render
     from .optimize import OptimizeOptions
 
-    given = {key: value for key, value in asked.items() if value is not None}
-    for path in draw_figures(OptimizeOptions(**given), out or given["curves"].parent):
-        print(path)
+    options = OptimizeOptions(**{key: value for key, value in asked.items() if value is not None})
+    beside = options.curves.parent / "validation" / "validation.json"
+    validation = validation or (beside if beside.exists() else None)
+    study = write_case_study(options, out or options.curves.parent, validation)
+    print(*study.written, render(study.claims), sep="\n")
 
 
 @main.command()

@@ -17,7 +17,7 @@ from .frechet import FEATURES, FRECHET
 FID = "fid"
 FID_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth, of torch-fidelity's release v0.2.0"
 _INPUT_PX = 260  # of EfficientNet-Lite2
-_BATCH = 16
+_BATCH = 4  # larger ones ask the system for memory anew: twice the time an image on a CPU
 
 
 class Features(Protocol):

@@ -1,4 +1,4 @@
-"""`gnl figures`: Fig. 2, 3, 4a and 4b of the paper from saved points, as PNG, PDF and CSV.
+"""Fig. 2, 3, 4a and 4b of the paper from saved points, as PNG, PDF and CSV.
 
 Colours are those of Okabe and Ito, which colour-blind readers tell apart; every line has a marker or a dash of its own
 besides. Figures are as wide as a column.
@@ -12,21 +12,22 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
-from gnl.topologies.errors import RunError
+from gnl.topologies.errors import RunError, UsageError
 
 from .curve_fit import bands
-from .optimize import OptimizeOptions, fitted_curves, optimize
-from .series import DISTORTION, METRICS, PERCEPTION, Series
+from .optimize import FittedCurves, OptimizeOptions, optimize
+from .series import DISTORTION, PERCEPTION, Series
+from .validate import read_validation
 from .whole_file import write_whole
 
-WEIGHTS = tuple(np.round(np.linspace(0.0, 5.0, 51), 3).tolist())
+FIGURE_WEIGHTS = tuple(np.round(np.linspace(0.0, 5.0, 51), 3).tolist())
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 _MARKERS, _DASHES = "osD^vP*X", ("-", "--", "-.", ":")
 _WIDTH_IN, _HEIGHT_IN, _DPI = 3.5, 3.3, 300
-_FIT = "fit"
+_FIT, _MEASURED = "fit", "measured"
 _CURVE_POINTS = 200
 
 
@@ -49,9 +50,16 @@ class Line:
         return f"{self.series}, {self.kind}" if self.kind else self.series
 
 
-def draw_figures(options: OptimizeOptions, out: Path) -> list[Path]:
-    """Draw all figures into `out`, which is made; the files written. RunError if one cannot be."""
-    fitted = fitted_curves(replace(options, metrics=METRICS))
+def draw_figures(
+    options: OptimizeOptions, fitted: FittedCurves, out: Path, validation: Optional[Path] = None
+) -> list[Path]:
+    """Draw all figures into `out`, which is made; the files written.
+
+    `fitted` has both metrics. `validation` is a file of `gnl validate`, whose points are put on Fig. 4b. UsageError if
+    they are of another problem, RunError if a figure cannot be written.
+    """
+    found = optimize(replace(options, weights=FIGURE_WEIGHTS), fitted)
+    measured = [] if validation is None else _measured_lines(validation, found)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -63,12 +71,12 @@ def draw_figures(options: OptimizeOptions, out: Path) -> list[Path]:
     ):
         lines = [line for one in fitted.series if one.metric == metric for line in _quality_lines(one)]
         written += _write(out / name, lines, "prompt size (bits per pixel)", label, f"features: {fitted.features}")
-    found = optimize(replace(options, weights=WEIGHTS), fitted)
-    for name, key, label in (
-        ("fig4a-prompt-size", "prompt_size", "optimal prompt size (bits per pixel)"),
-        ("fig4b-gain", "g_flow", "gain $G_{flow}$"),
+    for name, key, label, points in (
+        ("fig4a-prompt-size", "prompt_size", "optimal prompt size (bits per pixel)", []),
+        ("fig4b-gain", "g_flow", "gain $G_{flow}$", measured),
     ):
-        written += _write(out / name, _optima_lines(found, key), "quality weight $w$", label, "")
+        note = "points: measured on packets, 95% interval" if points else ""
+        written += _write(out / name, [*_optima_lines(found, key), *points], "quality weight $w$", label, note)
     return written
 
 
@@ -90,6 +98,24 @@ def _optima_lines(found: dict[str, Any], key: str) -> list[Line]:
         )
         for one in found["series"]
     ]
+
+
+def _measured_lines(path: Path, found: dict[str, Any]) -> list[Line]:
+    """The measured gains of each series and metric, over w; runs that do not count are left out."""
+    document = read_validation(path)
+    if document["problem"] != found["problem"]:
+        raise UsageError(f"{path} was measured for another problem than this one: validate it, or give other options")
+    points: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
+    for row in document["trials"].values():
+        gain = row["g_flow"]["payload"]  # the level of L and L_p, which count no headers
+        for best in row["optima"] if row["valid"] else ():
+            interval = gain["ci95"] or [math.nan, math.nan]
+            points.setdefault((best["series"], best["metric"]), []).append((best["w"], gain["measured"], *interval))
+    lines = []
+    for (series, metric), rows in points.items():
+        w, gains, low, high = np.array(sorted(rows)).T
+        lines.append(Line(series, f"{metric}, {_MEASURED}", w, gains, marked=True, band=np.stack([low, high])))
+    return lines
 
 
 def _write(stem: Path, lines: Sequence[Line], x_label: str, y_label: str, note: str) -> list[Path]:
@@ -133,6 +159,10 @@ def _drawn(lines: Sequence[Line], x_label: str, y_label: str, note: str) -> dict
             number = names.index(line.series)
             colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
             label = None if line.kind == _FIT else line.name
+            if line.marked and line.band is not None:
+                bars = np.abs(np.nan_to_num(line.band - line.y))
+                axes.errorbar(line.x, line.y, bars, fmt=marker, color=colour, capsize=2, elinewidth=0.6, clip_on=False)
+                continue
             if line.marked:
                 axes.plot(line.x, line.y, marker, color=colour, label=label, markerfacecolor="none", clip_on=False)
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -73,16 +73,18 @@ def ci95(figures: list[dict]) -> dict[str, list[float]] | None:
     """95% confidence interval of each figure's mean over repeats (Student's t); None for a single run."""
     if len(figures) < 2:
         return None
+    by_name = {name: [f[name] for f in figures] for name in FIGURES}
+    return {name: interval95(values) for name, values in by_name.items() if None not in values}
+
+
+def interval95(values: Sequence[float]) -> list[float] | None:
+    """95% confidence interval of the mean of `values` (Student's t); None for a single one."""
+    if len(values) < 2:
+        return None
     from scipy.special import stdtrit
 
-    factor = stdtrit(len(figures) - 1, 0.975) / math.sqrt(len(figures))
-    intervals = {}
-    for name in FIGURES:
-        values = [f[name] for f in figures]
-        if None not in values:
-            half = factor * stdev(values)
-            intervals[name] = [fmean(values) - half, fmean(values) + half]
-    return intervals
+    half = stdtrit(len(values) - 1, 0.975) / math.sqrt(len(values)) * stdev(values)
+    return [fmean(values) - half, fmean(values) + half]
 
 
 def image_counts(plan: Plan, traffic: Traffic) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -53,11 +54,16 @@ def give_to_caller(out: Path) -> None:
     Only what the run made: OUT may be a folder that was there before, with other things in it.
     """
     if "SUDO_UID" in os.environ:
-        owner = int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"])
         folders = [out / name for name in RESULT_FOLDERS]
         ours = [out / name for name in (*RESULT_FILES, OUT_MARK)] + folders + [p for f in folders for p in f.rglob("*")]
         mark = (out / OUT_MARK).read_text()
-        ours += (out, *out.parents)[: int(mark) if mark.isdigit() else 0]
-        for path in ours:
+        hand_over([*ours, *(out, *out.parents)[: int(mark) if mark.isdigit() else 0]])
+
+
+def hand_over(paths: Iterable[Path]) -> None:
+    """Under sudo, make whoever called it the owner of those of `paths` that are there."""
+    if "SUDO_UID" in os.environ:
+        owner = int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"])
+        for path in paths:
             if os.path.lexists(path):
                 os.chown(path, *owner, follow_symlinks=False)

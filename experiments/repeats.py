@@ -58,13 +58,15 @@ class RunOptions:
 class Repeat:
     """One pass through both phases: windows, figures by level, and why it does not count, if it does not.
 
-    `rate_s`: how long R_g was measured after the replicate phase's windows, while its traffic went on.
+    `flows_bps[phase][level][link]` was measured at the far end of a link. `rate_s`: how long R_g was measured after the
+    replicate phase's windows, while its traffic went on.
     """
 
     replicate: Traffic
     generate: Traffic
     plan: Plan
     windows: dict[str, list[Window]]
+    flows_bps: dict[str, dict[str, dict[str, float]]]
     measured: dict[str, dict]
     losses: dict
     images: dict[str, int]
@@ -192,7 +194,8 @@ class Conductor:
             for level in LEVELS
         }
         losses = link_losses(self.network, before, read_losses(self.network, self.sampler))
-        repeat = Repeat(replicate, generate, plan, windows, measured, losses, image_counts(plan, generate), rate_s)
+        images = image_counts(plan, generate)
+        repeat = Repeat(replicate, generate, plan, windows, flows, measured, losses, images, rate_s)
         repeat.reasons = reasons_against(repeat, self.scenario, self.catalogue, series)
         return repeat
 

@@ -56,7 +56,7 @@ def write_report(out_dir: str | Path) -> Path:
     folder = Path(out_dir)
     document = _read_result(folder)
     target = folder / "report.html"
-    page = _template().render(_context(document, folder))
+    page = page_template("report.html.j2").render(_context(document, folder))
     unfinished = folder / "report.html.part"
     try:
         unfinished.write_text(page, encoding="utf-8", errors="replace")
@@ -84,7 +84,8 @@ def _read_result(folder: Path) -> Document:
 
 
 @functools.cache
-def _template() -> Any:
+def page_template(name: str) -> Any:
+    """The jinja2 template of a page."""
     import jinja2  # only a report needs it, and the command line must start fast
 
     environment = jinja2.Environment(
@@ -94,7 +95,7 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _context(document: Document, folder: Path) -> dict[str, Any]:

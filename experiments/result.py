@@ -167,6 +167,7 @@ def _plan_facts(record: RunRecord) -> dict:
 def _repeat_facts(repeat: Repeat) -> dict:
     return {
         "measured": repeat.measured,
+        "replicate_flows_bps": repeat.flows_bps["replicate"],
         "error": {level: relative_errors(repeat.measured[level], repeat.plan.analytic(level)) for level in LEVELS},
         "windows": {
             name: [[w.start_s, w.stop_s, w.discarded or "ok"] for w in windows]

@@ -26,12 +26,16 @@ _Point = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one line of a figure. `generates` is False where g only forwards (JPEG), and its flow is not raised."""
+    """Points of one line of a figure, each with the codec that made it; the last is the true images, "" for no codec.
+
+    `generates` is False where g only forwards (JPEG), and its flow is not raised.
+    """
 
     name: str
     metric: str
     bpp: tuple[float, ...]
     losses: tuple[float, ...]
+    codecs: tuple[str, ...]
     generates: bool
     curve: Curve
 
@@ -58,7 +62,8 @@ def series_of(document: Mapping[str, Any], metric: str, content: float) -> list[
         bpp = [*map(sizes, chosen), content]
         losses = [*(_loss(point, metric) / scale for point in chosen), 0.0]
         domain = (min(bpp), content)
-        return Series(name, metric, tuple(bpp), tuple(losses), generates, fit_curve(bpp, losses, domain))
+        codecs = (*(point["codec"] for point in chosen), "")
+        return Series(name, metric, tuple(bpp), tuple(losses), codecs, generates, fit_curve(bpp, losses, domain))
 
     found = [series(GENERATIVE_PE, models, True)]
     for name, generates, chosen in (

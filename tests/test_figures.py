@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from gnl.experiments import cli
-from gnl.experiments.figures import WEIGHTS, draw_figures
+from gnl.experiments.case_study import write_case_study
+from gnl.experiments.figures import FIGURE_WEIGHTS
 from gnl.experiments.optimize import OptimizeOptions, optimize
 from PIL import Image
 from test_optimize import document
@@ -19,12 +20,13 @@ NAMES = ("fig2-perception", "fig3-distortion", "fig4a-prompt-size", "fig4b-gain"
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     (folder / "curves.json").write_text(json.dumps(document()))
-    return folder, draw_figures(OptimizeOptions(folder / "curves.json"), folder / "out")
+    return folder, write_case_study(OptimizeOptions(folder / "curves.json"), folder / "out").written
 
 
 def test_there_are_four_as_pictures_and_data(drawn):
     folder, written = drawn
-    assert {path.name for path in written} == {f"{name}{end}" for name in NAMES for end in (".csv", ".png", ".pdf")}
+    expected = {f"{name}{end}" for name in NAMES for end in (".csv", ".png", ".pdf")}
+    assert {path.name for path in written} == expected | {"case-study.html"}
     for name in NAMES:
         picture = np.asarray(Image.open(folder / "out" / f"{name}.png").convert("RGB"))
         assert picture.shape[1] == 1050 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 100  # 3.5 in of 300 dpi
@@ -35,7 +37,7 @@ def test_the_data_are_the_optima(drawn):
     folder, _ = drawn
     rows = list(csv.reader(open(folder / "out" / "fig4b-gain.csv")))
     assert rows[0][1:3] == ["quality weight $w$", "gain $G_{flow}$"]
-    found = optimize(OptimizeOptions(folder / "curves.json", weights=WEIGHTS))
+    found = optimize(OptimizeOptions(folder / "curves.json", weights=FIGURE_WEIGHTS))
     expected = [(one["name"], one["metric"], best["g_flow"]) for one in found["series"] for best in one["optima"]]
     assert [row[0] for row in rows[1:]] == [f"{name}, {metric}" for name, metric, _ in expected]
     assert [float(row[2]) for row in rows[1:]] == pytest.approx([gain for _, _, gain in expected], rel=1e-5)

@@ -58,6 +58,7 @@ def repeat_of(plan, start_s, number=0, reasons=()):
         phases["generate"],
         plan,
         windows,
+        flows,
         measured,
         losses,
         image_counts(plan, phases["generate"]),

@@ -49,6 +49,7 @@ def repeat_of(
             "replicate": [Window(2, 7), Window(7, 12), Window(12, 17)],
             "generate": [Window(22, 27), Window(27, 32), Window(32, 37)],
         },
+        {},
         {
             "wire": {
                 "flows_bps": {**flows, "s-r": filled * flows["s-r"]},
