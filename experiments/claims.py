@@ -33,7 +33,8 @@ class Claim:
 
 @dataclass(frozen=True)
 class _Better:
-    """Where the first of two curves is no higher than the second, but for _LOSS_TIE of a normalised loss: its share of the sizes that both have, and their ranges."""
+    """Where the first of two curves is no higher than the second, but for _LOSS_TIE of a normalised loss: its share of
+    the sizes that both have, and their ranges."""
 
     share: float
     ranges: tuple[tuple[float, float], ...]
