@@ -273,14 +273,15 @@ def train(**asked) -> None:
 @click.option("--gamma", "gammas", multiple=True, type=click.FloatRange(0, 1), help="Fractions of swapped pixels.")
 @click.option("--lpips", type=_PATH, metavar="DIR", help="Folder with the weights of LPIPS; left out without it.")
 @click.option("--inception", type=_PATH, metavar="FILE", help="Weights of FID's network, for FID itself.")
+@click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Passes at once  [default: one a CPU core]")
 @_DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def curves(as_json, bpps, gammas, **asked) -> None:
+def curves(as_json, bpps, gammas, workers, **asked) -> None:
     """Measure points of rate and loss of quality (MSE, PSNR, MS-SSIM, LPIPS, a Frechet distance) on photographs."""
-    from .curves import GAMMAS, SCALABLE_BPPS, CurvesOptions, measure_curves, render
+    from .curves import GAMMAS, SCALABLE_BPPS, CurvesOptions, default_workers, measure_curves, render
 
-    command = "gnl " + shlex.join(sys.argv[1:])
-    options = CurvesOptions(bpps=bpps or SCALABLE_BPPS, gammas=gammas or GAMMAS, command=command, **asked)
+    asked |= {"command": "gnl " + shlex.join(sys.argv[1:]), "workers": workers or default_workers(asked["device"])}
+    options = CurvesOptions(bpps=bpps or SCALABLE_BPPS, gammas=gammas or GAMMAS, **asked)
     document = measure_curves(options)
     print(json.dumps(document, indent=1) if as_json else render(document))
 

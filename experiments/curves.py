@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -25,6 +27,7 @@ from .curve_points import Group, Quality, measure_group, statistics_of
 from .encoding import code_digests
 from .features import EfficientNetLite2, Features, InceptionV3
 from .frechet import FeatureStatistics
+from .parallel import each
 from .patches import Patches, cut
 from .progress import Progress, counted
 from .quality import PerceptualDistance
@@ -41,7 +44,7 @@ WEBP_QUALITIES = (0, 2, 7, 20, 50, 75, 90)
 
 @dataclass(frozen=True)
 class CurvesOptions:
-    """What `gnl curves` was asked for; `codecs` empty for the ones of the case study."""
+    """What `gnl curves` was asked for; `codecs` empty for the ones of the case study, `workers` passes at once."""
 
     images: Sequence[Path]
     out: Path
@@ -54,6 +57,7 @@ class CurvesOptions:
     lpips: Optional[Path] = None
     inception: Optional[Path] = None
     device: str = "auto"
+    workers: int = 1
     command: str = ""
 
 
@@ -88,8 +92,7 @@ def measure_curves(options: CurvesOptions) -> dict[str, Any]:
     patches = cut(paths, options.size_px, options.stride_px, options.patches, watched)
     for name, reason in patches.left_out[:1]:
         progress.note(f"{len(patches.left_out)} of {len(patches.paths)} photographs left out (first: {name}: {reason})")
-    device = _networks_device(options.device)
-    features = InceptionV3(options.inception, device) if options.inception else EfficientNetLite2(device)
+    features = _features(options)
     folder = _CurvesFolder(options.out)
     document, originals = folder.start(options, patches, features)
     progress.note(f"{len(patches)} patches of {patches.size_px} pixels, {len(groups)} passes over them")
@@ -98,19 +101,39 @@ def measure_curves(options: CurvesOptions) -> dict[str, Any]:
             f"only {len(patches)} patches for {features.size} features: the Frechet distance is then dominated by "
             "single images and too large for all; compare nothing with distances at another count"
         )
-    quality = Quality(PerceptualDistance(options.lpips, device) if options.lpips else None)
     left = [group for group in groups if not _has(document, group)]
-    for number, group in enumerate(left, 1):
-        start_s = time.monotonic()
-        label = f"{number} of {len(left)}: {group.label}"
-        points = measure_group(group, patches, originals, features, quality, options.device, _watcher(label))
+    start_s = time.monotonic()
+    measured = each(partial(_points_of, options, patches, originals), left, options.workers)
+    for number, (group, points) in enumerate(measured, 1):
         weights = describe(group.codec).weights_sha256
         kept = [one for one in document["points"] if (one["codec"], one["asked_bpp"]) != (group.codec, group.bpp)]
-        document["points"] = kept + [{**point, "weights_sha256": weights} for point in points]
+        document["points"] = _in_order(kept + [{**point, "weights_sha256": weights} for point in points], groups)
         folder.write(document)
-        left_s = (time.monotonic() - start_s) * (len(left) - number)
-        progress.note(f"{label}: {_said(points)}" + (f"; about {left_s / 60:.0f} min left" if left_s else ""))
+        left_s = (time.monotonic() - start_s) / number * (len(left) - number)
+        said = f"{number} of {len(left)}: {group.label}: {_said(points)}"
+        progress.note(said + (f"; about {left_s / 60:.0f} min left" if left_s else ""))
     return document
+
+
+def _points_of(
+    options: CurvesOptions, patches: Patches, originals: FeatureStatistics, group: Group
+) -> list[dict[str, Any]]:
+    """The points of a group; networks are made anew, since this may be another process."""
+    device = _networks_device(options.device)
+    quality = Quality(PerceptualDistance(options.lpips, device) if options.lpips else None)
+    watched = _watcher(group.label)
+    return measure_group(group, patches, originals, _features(options), quality, options.device, watched)
+
+
+def _features(options: CurvesOptions) -> Features:
+    device = _networks_device(options.device)
+    return InceptionV3(options.inception, device) if options.inception else EfficientNetLite2(device)
+
+
+def _in_order(points: list[dict[str, Any]], groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Points in the order of the groups, those of no group first."""
+    places = {(group.codec, group.bpp): place for place, group in enumerate(groups)}
+    return sorted(points, key=lambda point: places.get((point["codec"], point["asked_bpp"]), -1))
 
 
 def read_curves(path: Path) -> dict[str, Any]:
@@ -178,6 +201,11 @@ def _networks_device(device: str) -> str:
     from gnl.node_apps.codecs.devices import resolve_device
 
     return resolve_device(device)
+
+
+def default_workers(device: str) -> int:
+    """One a core where networks run on the CPU, one alone for a GPU."""
+    return len(os.sched_getaffinity(0)) if _networks_device(device) == "cpu" else 1
 
 
 def _watcher(label: str) -> Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]:

@@ -1,6 +1,8 @@
 """Points of curves: each is what its codec does to the patches, a stop loses no more than a pass, inputs never mix."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -228,3 +230,17 @@ def test_a_single_patch_has_no_distance_and_is_told(folder, tmp_path, capsys):
     assert document["points"][0]["frechet"] is None and "jpeg:30" in render(document)
     said = capsys.readouterr().err
     assert "of one patch unknown" in said and "1 photographs: reading their sizes" in said.splitlines()[0]
+
+
+def test_workers_find_what_one_finds(folder, tmp_path):
+    codecs, documents = ("jpeg:10", "jpeg:30", "webp:0"), []
+    command = [sys.executable, "-m", "gnl.experiments.cli", "curves", "--images", str(folder), "--size", "64", "--json"]
+    command += ["--stride", "48", "--patches", "4", "--gamma", "0.3", *(f"--codec={name}" for name in codecs)]
+    for workers in ("1", "3"):
+        asked = [*command, "--workers", workers, "--out", str(tmp_path / workers)]
+        documents.append(json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)["points"])
+    expected = [(codec, gamma) for codec in codecs for gamma in (0.0, 0.3)]
+    assert [(point["codec"], point["gamma"]) for point in documents[1]] == expected
+    for one, other in zip(*documents):
+        assert one["bpp"] == other["bpp"] and one["mse_normalised"] == other["mse_normalised"]
+        assert one["frechet"] == pytest.approx(other["frechet"], rel=1e-4)

@@ -14,6 +14,7 @@ from PIL import Image
 
 STUB_CODEC_ID, JPEG_CODEC_ID, WEBP_CODEC_ID = 240, 16, 17
 STUB_MAX_BYTES = 1 << 24
+_LEAST_QUALITY = {"jpeg": 1, "webp": 0}
 _MOST_DIGITS = 20
 _STUB_PREFIX = struct.Struct("!HH")
 # Of what the format offers at a quality, the smallest file is taken.
@@ -84,11 +85,12 @@ def _is_number(text: str) -> bool:
 
 
 def parse_quality(name: str, text: str) -> int:
-    """The quality of `jpeg:<q>` or `webp:<q>`; CodecError unless it is a whole number from 1 to 100."""
-    if _is_number(text) and 1 <= int(text) <= 100:
+    """The quality of `jpeg:<q>` or `webp:<q>`; CodecError unless it is a whole number up to 100, from 1 (WebP: 0)."""
+    least = _LEAST_QUALITY[name]
+    if _is_number(text) and least <= int(text) <= 100:
         return int(text)
     shown = text[:_MOST_DIGITS]
-    raise CodecError(f"codec {name}:{shown}: the quality must be a whole number from 1 to 100, as in {name}:30")
+    raise CodecError(f"codec {name}:{shown}: the quality must be a whole number from {least} to 100, as in {name}:30")
 
 
 def parse_stub_size(text: str) -> int:
