@@ -3,6 +3,7 @@
 gnl bench diamond    all four links at once against the analysis, at the rates of Fig. 1 and at ten times those
 gnl bench router     contents that one router program sends unshaped, its decoder stubbed, against kernel forwarding
 gnl bench shaping    the rate that a link carries, against Mininet's own TCLink
+gnl bench features   a Frechet distance of images, against torch-fidelity with the same network
 gnl bench startup    CPU time until `gnl --help` and `gnl analyze` have answered, against importing the tensor library
 """
 
@@ -256,6 +257,10 @@ def bench(name: str, codec: str, scale: float, repeat: int, duration_s: float, a
         found = bench_router()
     elif name == "shaping":
         found = bench_shaping((2, 20, 200))
+    elif name == "features":
+        from .feature_benchmark import bench_features  # loads the tensor library
+
+        found = bench_features(repeat)
     else:
         found = bench_startup(repeat)
     print(json.dumps(found, indent=1) if as_json else _text(found))

@@ -287,13 +287,13 @@ def curves(as_json, bpps, gammas, workers, **asked) -> None:
 
 
 _ABOVE_0 = click.FloatRange(0, min_open=True)
+_CURVES = click.argument("curves", type=_PATH)
 
 
 def _problem_options(command):
-    """The problem of Sec. III: shared by `optimize` and `figures`."""
+    """The problem of Sec. III: shared by `optimize`, `validate` and `figures`."""
     for option in reversed(
         (
-            click.argument("curves", type=_PATH),
             click.option("--c-sg", type=_ABOVE_0, metavar="X", help="Capacity to g  [default: 3.184, the paper's]"),
             click.option("--c-gd", type=_ABOVE_0, metavar="X", help="Capacity from g  [default: L]"),
             click.option("--max-flow", type=_ABOVE_0, metavar="X", help="f'_sd, without generation  [default: c_sg]"),
@@ -314,6 +314,7 @@ def _optima_options(command):
 
 
 @main.command()
+@_CURVES
 @_problem_options
 @_optima_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -330,6 +331,7 @@ def optimize(as_json, **asked) -> None:
 
 
 @main.command()
+@_CURVES
 @_problem_options
 @_optima_options
 @click.option("--images", required=True, metavar="DIR|sample", help="Folder of images, or the sample photographs.")
@@ -363,18 +365,29 @@ def validate(as_json, **asked) -> None:
 
 
 @main.command()
+@click.argument("curves", type=_PATH, required=False)
 @_problem_options
+@click.option("--images", multiple=True, type=_PATH, metavar="DIR", help="Measure CURVES on these photographs first.")
 @click.option("--out", type=_PATH, metavar="DIR", help="Where the figures go  [default: beside CURVES]")
 @click.option("--validation", type=_PATH, metavar="FILE", help="Of gnl validate  [default: that beside CURVES, if any]")
-def figures(out, validation, **asked) -> None:
+def figures(out, validation, images, **asked) -> None:
     """Draw the paper's case study from CURVES, the curves.json of `gnl curves`: PNG, PDF and CSV, and a page.
 
-    The page says which of the paper's claims hold. Fig. 4b has the points of `gnl validate`, where there are any.
+    With --images and --out, the curves are measured first, as `gnl curves` does without options; hours on a CPU. The
+    page says which of the paper's claims hold. Fig. 4b has the points of `gnl validate`, where there are any.
     """
     from .case_study import write_case_study
     from .claims import render
     from .optimize import OptimizeOptions
 
+    if (asked["curves"] is None) != bool(images) or (images and not out):
+        raise UsageError("give either CURVES, the curves.json of gnl curves, or --images DIR and --out DIR")
+    if images:
+        from .curves import CURVES, CurvesOptions, default_workers, measure_curves
+
+        command = "gnl " + shlex.join(sys.argv[1:])
+        measure_curves(CurvesOptions(images, out, workers=default_workers("auto"), command=command))
+        asked["curves"] = out / CURVES
     options = OptimizeOptions(**{key: value for key, value in asked.items() if value is not None})
     beside = options.curves.parent / "validation" / "validation.json"
     validation = validation or (beside if beside.exists() else None)
@@ -409,14 +422,14 @@ def test(arguments) -> None:
 
 
 @main.command()
-@click.argument("name", type=click.Choice(["diamond", "router", "shaping", "startup"]))
+@click.argument("name", type=click.Choice(["diamond", "router", "shaping", "features", "startup"]))
 @click.option("--codec", default="gnl-scalable", show_default=True, metavar="NAME", help="Codec of `diamond`.")
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Times the rates of Fig. 1, of `diamond`.")
 @click.option("--repeat", type=click.IntRange(1, 100), default=5, show_default=True)
 @click.option("--duration", "duration_s", type=click.FloatRange(3, 3600), default=20.0, show_default=True, metavar="S")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(name, codec, scale, repeat, duration_s, as_json) -> None:
-    """Measure what gnl reaches on this machine, beside an alternative (all but `startup` need root)."""
+    """Measure what gnl reaches on this machine, beside an alternative (diamond, router and shaping need root)."""
     from .benchmark import bench as measure
 
     measure(name, codec, scale, repeat, duration_s, as_json)

@@ -48,17 +48,35 @@ class EfficientNetLite2:
         found = []
         with torch.inference_mode():
             for start in range(0, len(images), _BATCH):
-                x = torch.cat([self._input(image) for image in images[start : start + _BATCH]])
-                found.append(self._model(x.contiguous(memory_format=torch.channels_last))[-1].cpu().numpy())
-        return np.concatenate(found)
+                x = torch.cat([self._input(tensor_of(image)) for image in images[start : start + _BATCH]])
+                found.append(self._network(x))
+        return torch.cat(found).cpu().numpy()
 
-    def _input(self, image: np.ndarray):
+    def of_tensor(self, images):
+        """Features (B, 1280) float32, a tensor, of images (B, 3, H, W) uint8 of one size."""
         import torch
 
-        x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))[None]).to(self._device).float()
-        size = (_INPUT_PX, _INPUT_PX)
+        with torch.inference_mode():
+            return self._network(self._input(images))
+
+    def _network(self, x):
+        import torch
+
+        return self._model(x.contiguous(memory_format=torch.channels_last))[-1]
+
+    def _input(self, images):
+        import torch
+
+        x, size = images.to(self._device).float(), (_INPUT_PX, _INPUT_PX)
         x = torch.nn.functional.interpolate(x, size, mode="bicubic", align_corners=False, antialias=True)
         return x.clamp(0, 255)
+
+
+def tensor_of(image: np.ndarray):
+    """(1, 3, H, W) uint8 of an (H, W, 3) uint8 image."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))[None])
 
 
 class InceptionV3:

@@ -75,7 +75,7 @@ def draw_figures(
         ("fig4a-prompt-size", "prompt_size", "optimal prompt size (bits per pixel)", []),
         ("fig4b-gain", "g_flow", "gain $G_{flow}$", measured),
     ):
-        note = "points: measured on packets, 95% interval" if points else ""
+        note = "filled: measured on packets, with 95% intervals" if points else ""
         written += _write(out / name, [*_optima_lines(found, key), *points], "quality weight $w$", label, note)
     return written
 
@@ -161,7 +161,8 @@ def _drawn(lines: Sequence[Line], x_label: str, y_label: str, note: str) -> dict
             label = None if line.kind == _FIT else line.name
             if line.marked and line.band is not None:
                 bars = np.abs(np.nan_to_num(line.band - line.y))
-                axes.errorbar(line.x, line.y, bars, fmt=marker, color=colour, capsize=2, elinewidth=0.6, clip_on=False)
+                style = {"color": "black", "markerfacecolor": colour, "markersize": 4, "markeredgewidth": 0.5}
+                axes.errorbar(line.x, line.y, bars, fmt=marker, capsize=2, elinewidth=0.6, zorder=3, **style)
                 continue
             if line.marked:
                 axes.plot(line.x, line.y, marker, color=colour, label=label, markerfacecolor="none", clip_on=False)

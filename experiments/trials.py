@@ -6,11 +6,13 @@ second, times the number of them that the user asks for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Optional
 
+from gnl.controller.generative_flow import TOLERANCE
 from gnl.topologies.errors import UsageError
 from gnl.topologies.named import NAMED
 from gnl.topologies.spec import ContentSpec, LinkSpec, Scenario
@@ -81,7 +83,10 @@ def trials_of_figure(found: Mapping[str, Any]) -> dict[Trial, list[dict[str, Any
     for series in found["series"]:
         for best in series["optima"]:
             codec, bpp = codec_at(series, best["prompt_size"])
-            trial = Trial(FIGURE, codec, bpp, c_sg / content, c_gd / content, path, rate, through_g)
+            most = min(c_sg / best["prompt_size"], c_gd / content, math.inf if rate is None else rate)
+            # Where f_min alone keeps g generating, the optimum is below Eq. 4: R_g holds it there.
+            held = best["rate_per_s"] if series["generates"] and best["rate_per_s"] < most * (1 - TOLERANCE) else rate
+            trial = Trial(FIGURE, codec, bpp, c_sg / content, c_gd / content, path, held, through_g)
             trials.setdefault(trial, []).append({"series": series["name"], "metric": series["metric"], **best})
     return trials
 

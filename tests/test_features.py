@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from gnl.experiments import feature_benchmark
 from gnl.experiments.features import InceptionV3
 from gnl.experiments.frechet import FeatureStatistics
 from gnl.node_apps.codecs.entropy import define_vision_operators
@@ -56,3 +57,11 @@ def test_the_distance_is_the_librarys(n):
         for batch in np.array_split(features, 7):
             one.add(batch)
     assert ours[0].distance(ours[1]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_benchmark_compares_equal_distances(monkeypatch):
+    monkeypatch.setattr(feature_benchmark, "IMAGES", 6)
+    monkeypatch.setattr(feature_benchmark, "SIDE_PX", 64)
+    found = feature_benchmark.bench_features(1)
+    assert found["gnl_distance"] == pytest.approx(found["torch_fidelity_distance"], rel=1e-4)
+    assert found["images"] == 12 and found["speed_ratio_to_torch_fidelity"] > 0

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from gnl.experiments import cli
+from gnl.experiments import cli, curves
 from gnl.experiments.case_study import write_case_study
 from gnl.experiments.figures import FIGURE_WEIGHTS
 from gnl.experiments.optimize import OptimizeOptions, optimize
@@ -57,3 +57,20 @@ def test_the_command_says_what_it_wrote(drawn, tmp_path):
     assert done.exit_code == 0 and str(tmp_path / "fig4b-gain.pdf") in done.output.splitlines()
     done = CliRunner().invoke(cli.main, ["figures", str(tmp_path / "absent.json")])
     assert done.exit_code == 2 and "No such file" in done.stderr
+
+
+def test_photographs_are_measured_first(tmp_path, monkeypatch):
+    asked = []
+
+    def measured(options):
+        asked.append(options)
+        options.out.mkdir()
+        (options.out / "curves.json").write_text(json.dumps(document()))
+
+    monkeypatch.setattr(curves, "measure_curves", measured)
+    out = tmp_path / "out"
+    done = CliRunner().invoke(cli.main, ["figures", "--images", str(tmp_path), "--out", str(out)])
+    assert done.exit_code == 0 and (out / "case-study.html").exists() and asked[0].images == (tmp_path,)
+    for arguments in ([], ["--images", str(tmp_path)], [str(out / "curves.json"), "--images", str(tmp_path)]):
+        done = CliRunner().invoke(cli.main, ["figures", *arguments])
+        assert done.exit_code == 2 and "give either CURVES" in done.stderr

@@ -28,7 +28,7 @@ MAY_IMPORT = {
 # Where a package may be imported at all. A module in LAZILY may do so inside functions only.
 HOMES = {
     "mininet": r"topologies\.\w+",
-    "torch": r"node_apps\.codecs\.\w+|node_apps\.decoder_\w+|experiments\.(quality|features)",
+    "torch": r"node_apps\.codecs\.\w+|node_apps\.decoder_\w+|experiments\.(quality|features|feature_benchmark)",
     "torchvision": r"node_apps\.codecs\.\w+",
     "compressai": r"node_apps\.codecs\.\w+",
     "socket": r"node_apps\.\w+",
@@ -36,6 +36,7 @@ HOMES = {
     "matplotlib": r"experiments\.(report\w*|figures)",
     "jinja2": r"experiments\.report\w*",
     "markupsafe": r"experiments\.report\w*",
+    "torch_fidelity": r"experiments\.(features|feature_benchmark)",
     "pyroute2": r"topologies\.\w+|experiments\.\w+",
 }
 LAZILY = {

@@ -90,3 +90,13 @@ def test_capacities_are_contents_a_second():
     trial = Trial("grid", SCALABLE, 0.1, c_sg=0.2, c_gd=2.0, by_router=0.5)
     scenario = trial.scenario(ContentSpec(), content_wire_bits=4e5, contents_per_s=10)
     assert {link.name: link.bw_mbit for link in scenario.links} == {"s-r": 2, "r-d": 2, "s-g": 0.8, "g-d": 8}
+
+
+def test_an_optimum_below_eq_4_is_held_there():
+    best = {"w": 1.0, "prompt_size": 0.3, "rate_per_s": 0.25, "g_flow": 1.1}
+    problem = {"content_bpp": L, "c_sg": 3.0, "c_gd": L, "max_flow": 3.0, "generation_rate": None}
+    (trial,) = trials_of_figure({"problem": problem, "series": [{**PE, "metric": "perception", "optima": [best]}]})
+    assert trial.generation_rate == 0.25
+    best["rate_per_s"] = 1.0
+    (trial,) = trials_of_figure({"problem": problem, "series": [{**PE, "metric": "perception", "optima": [best]}]})
+    assert trial.generation_rate is None

@@ -1,0 +1,123 @@
+"""`gnl bench features`: a Frechet distance of two sets of images, beside torch-fidelity with the very same network.
+
+Both resize the images, run EfficientNet-Lite2, gather statistics and compute the distance, on the same cores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from .cpu_load import BUSY_SHARE, OtherLoad
+from .features import EfficientNetLite2, tensor_of
+from .frechet import FeatureStatistics
+
+IMAGES, SIDE_PX = 96, 256
+_LIBRARY_BATCHES = (4, 64)  # ours, and the library's own
+_LAYER = "pooled"
+
+
+def bench_features(repeat: int) -> dict[str, Any]:
+    """Median seconds an image of both, in turn, and the ratio; the library with the batch that suits it better."""
+    features = EfficientNetLite2("cpu")
+    sets = [_images(seed) for seed in (1, 2)]
+    library = _Library(features)
+    ours, theirs, distances = [], {batch: [] for batch in _LIBRARY_BATCHES}, {}
+    _distance(features, [one[:8] for one in sets])
+    others = OtherLoad()
+    for _ in range(repeat):
+        ours.append(_timed(lambda: distances.update(gnl=_distance(features, sets))))
+        for batch in _LIBRARY_BATCHES:
+            theirs[batch].append(_timed(lambda: distances.update(library=library.distance(sets, batch))))
+    share = others.share()
+    count = sum(map(len, sets))
+    library_s = {batch: median(spent) / count for batch, spent in theirs.items()}
+    best = min(library_s, key=library_s.get)
+    return {
+        "images": count,
+        "gnl_ms_per_image": 1e3 * median(ours) / count,
+        "torch_fidelity_ms_per_image": 1e3 * library_s[best],
+        "torch_fidelity_batch": best,
+        "speed_ratio_to_torch_fidelity": library_s[best] * count / median(ours),
+        "gnl_distance": distances["gnl"],
+        "torch_fidelity_distance": distances["library"],
+        "others_share_of_cpu": share,
+        "trusted": share <= BUSY_SHARE,
+    }
+
+
+def _images(seed: int) -> list[np.ndarray]:
+    """Smooth noise: what a network computes does not depend on it."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (IMAGES, SIDE_PX // 8, SIDE_PX // 8, 3), dtype=np.uint8)
+    return list(small.repeat(8, 1).repeat(8, 2))
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _distance(features: EfficientNetLite2, sets: Sequence[Sequence[np.ndarray]]) -> float:
+    first, second = (FeatureStatistics(features.size) for _ in range(2))
+    for statistics, images in zip((first, second), sets):
+        for start in range(0, len(images), 16):
+            statistics.add(features(images[start : start + 16]))
+    return first.distance(second)
+
+
+class _Library:
+    """torch-fidelity with our network registered as its feature extractor."""
+
+    def __init__(self, features: EfficientNetLite2) -> None:
+        from gnl.node_apps.codecs.entropy import define_vision_operators
+
+        define_vision_operators()  # the library imports torchvision
+        from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+        from torch_fidelity.registry import register_feature_extractor
+
+        class Extractor(FeatureExtractorBase):
+            """What the library asks of a network; images (B, 3, H, W) uint8."""
+
+            def __init__(self, name, features_list, **_) -> None:
+                super().__init__(name, features_list)
+
+            get_provided_features_list = staticmethod(lambda: (_LAYER,))
+            get_default_feature_layer_for_metric = staticmethod(lambda metric: _LAYER)
+            can_be_compiled = staticmethod(lambda: False)
+            get_dummy_input_for_compile = staticmethod(lambda: None)
+
+            def forward(self, images):
+                return (features.of_tensor(images),)
+
+        self._name = f"gnl-{id(self)}"
+        register_feature_extractor(self._name, Extractor)
+
+    def distance(self, sets: Sequence[Sequence[np.ndarray]], batch: int) -> float:
+        """The library's Frechet distance of two sets of images, on the CPU, loaded in this process."""
+        from torch.utils.data import Dataset
+        from torch_fidelity import calculate_metrics
+
+        class Images(Dataset):
+            """A set of images as the library takes it."""
+
+            def __init__(self, images: Sequence[np.ndarray]) -> None:
+                self._tensors = [tensor_of(image)[0] for image in images]
+
+            def __len__(self) -> int:
+                return len(self._tensors)
+
+            def __getitem__(self, number: int):
+                return self._tensors[number]
+
+        first, second = map(Images, sets)
+        found = calculate_metrics(
+            input1=first, input2=second, fid=True, feature_extractor=self._name, batch_size=batch, cuda=False,
+            feature_layer_fid=_LAYER, save_cpu_ram=True, verbose=False, cache=False,
+        )  # fmt: skip
+        return float(found["frechet_inception_distance"])
