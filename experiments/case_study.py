@@ -14,15 +14,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Optional
 
-from gnl.topologies.errors import RunError
+from gnl.topologies.errors import RunError, UsageError
 
 from .claims import Claim, claims_of
 from .curves import read_curves
 from .figures import draw_figures
 from .optimize import WEIGHTS, FittedCurves, OptimizeOptions, fitted_curves, optimize
+from .progress import Progress
 from .report import page_template
 from .series import METRICS
-from .validate import read_validation, verdict
+from .validate import VALIDATION, figure_points, is_of, read_validation
 from .whole_file import write_whole
 
 PAGE = "case-study.html"
@@ -43,31 +44,50 @@ class CaseStudy:
 
 
 def write_case_study(options: OptimizeOptions, out: Path, validation: Optional[Path] = None) -> CaseStudy:
-    """Draw all figures and the page into `out`.
+    """Draw all figures and the page into `out`; without `validation` that beside the curves is taken, if it fits.
 
-    UsageError for a file that is none of gnl's, or a validation of another problem; RunError if nothing can be written.
+    UsageError for a file that is none of gnl's, or a `validation` of another problem or other curves; RunError if
+    nothing can be written.
     """
     options = replace(options, metrics=METRICS, weights=WEIGHTS)
     fitted = fitted_curves(options)
-    runs = {} if validation is None else read_validation(validation)
-    written = draw_figures(options, fitted, out, validation)
     found = optimize(options, fitted)
-    claims = claims_of(fitted, found, verdict(runs) if runs else None)
+    runs = _runs(options, found, validation)
+    points = figure_points(runs) if runs else []
+    written = draw_figures(options, fitted, out, points)
+    claims = claims_of(fitted, found, runs)
     page = page_template("case_study.html.j2").render(
         version=version("gnl"),
         claims=claims,
         figures=[_picture(path) for path in written if path.suffix == ".png"],
         series=fitted.series,
         fit_note=_fit_note(fitted),
-        runs=runs.get("trials", {}),
+        points=points,
+        runs=runs["trials"] if runs else {},
         run_note=_run_note(runs) if runs else "",
-        protocol=_protocol(read_curves(options.curves), found["problem"], runs),
+        protocol=_protocol(read_curves(options.curves), found["problem"], runs or {}),
     )
     try:
         write_whole(out / PAGE, page.encode("utf-8", "replace"))
     except OSError as error:
         raise RunError(f"{out / PAGE} cannot be written ({error.strerror}): free space there") from error
     return CaseStudy((*written, out / PAGE), tuple(claims))
+
+
+def _runs(
+    options: OptimizeOptions, found: Mapping[str, Any], validation: Optional[Path]
+) -> Optional[Mapping[str, Any]]:
+    beside = options.curves.parent / "validation" / VALIDATION
+    if validation is None and not beside.exists():
+        return None
+    runs = read_validation(validation or beside)
+    if is_of(runs, found):
+        return runs
+    said = "is of another problem, or of other curves"
+    if validation is not None:
+        raise UsageError(f"{validation} {said}: validate these")
+    Progress().note(f"{beside} {said}: left out")
+    return None
 
 
 def _picture(path: Path) -> dict[str, str]:
@@ -86,7 +106,7 @@ def _fit_note(fitted: FittedCurves) -> str:
 def _run_note(runs: Mapping[str, Any]) -> str:
     inputs = runs["inputs"]
     return (
-        f"{inputs['images']} images of {inputs['size_px']} pixels as {inputs['format']}, {inputs['contents_per_s']:g} "
+        f"{inputs['images']} images of {inputs['size_px']} pixels as JPEG of nearly L, {inputs['contents_per_s']:g} "
         f"contents a second in a flow of L; points of the figure {inputs['repeat']} times {inputs['duration_s']:g} s, "
         f"those of the grid {inputs['grid_repeat']} times."
     )
@@ -98,7 +118,7 @@ def _protocol(curves: Mapping[str, Any], problem: Mapping[str, Any], runs: Mappi
     said += [(f"curves: {name}", value) for name, value in curves["inputs"].items() if _plain(value)]
     said += [(f"problem: {name}", value) for name, value in problem.items()]
     said += [(f"runs: {name}", value) for name, value in runs.items() if _plain(value)]
-    return said + [(f"runs: {name}", value) for name, value in runs.get("inputs", {}).items()]
+    return said + [(f"runs: {name}", value) for name, value in runs.get("inputs", {}).items() if _plain(value)]
 
 
 def _plain(value: Any) -> bool:

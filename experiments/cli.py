@@ -351,7 +351,7 @@ def validate(as_json, **asked) -> None:
     if os.geteuid() != 0:
         raise UsageError(f"gnl validate needs root: sudo ./gnl {shlex.join(sys.argv[1:])}")
     from .optimize import OptimizeOptions
-    from .validate import ValidateOptions, render, verdict
+    from .validate import PARTS, ValidateOptions, render, verdict
     from .validate import validate as measure
 
     given = {key: value for key, value in asked.items() if value not in (None, ())}
@@ -359,9 +359,11 @@ def validate(as_json, **asked) -> None:
     problem = OptimizeOptions(**{key: given.pop(key) for key in list(given) if key in names})
     out = given.pop("out", problem.curves.parent / "validation")
     given["images"] = _images_folder(given["images"])
-    document = measure(ValidateOptions(problem, out=out, command="gnl " + shlex.join(sys.argv[1:]), **given))
+    parts = given.pop("parts", PARTS)
+    command = "gnl " + shlex.join(sys.argv[1:])
+    document = measure(ValidateOptions(problem, out=out, parts=parts, command=command, **given))
     print(json.dumps(document, indent=1) if as_json else render(document))
-    sys.exit(0 if all(one["met"] for one in verdict(document).values()) else 1)
+    sys.exit(0 if all(one["met"] for kind, one in verdict(document).items() if kind in parts) else 1)
 
 
 @main.command()
@@ -369,7 +371,7 @@ def validate(as_json, **asked) -> None:
 @_problem_options
 @click.option("--images", multiple=True, type=_PATH, metavar="DIR", help="Measure CURVES on these photographs first.")
 @click.option("--out", type=_PATH, metavar="DIR", help="Where the figures go  [default: beside CURVES]")
-@click.option("--validation", type=_PATH, metavar="FILE", help="Of gnl validate  [default: that beside CURVES, if any]")
+@click.option("--validation", type=_PATH, metavar="FILE", help="Of gnl validate  [default: the one by CURVES]")
 def figures(out, validation, images, **asked) -> None:
     """Draw the paper's case study from CURVES, the curves.json of `gnl curves`: PNG, PDF and CSV, and a page.
 
@@ -389,8 +391,6 @@ def figures(out, validation, images, **asked) -> None:
         measure_curves(CurvesOptions(images, out, workers=default_workers("auto"), command=command))
         asked["curves"] = out / CURVES
     options = OptimizeOptions(**{key: value for key, value in asked.items() if value is not None})
-    beside = options.curves.parent / "validation" / "validation.json"
-    validation = validation or (beside if beside.exists() else None)
     study = write_case_study(options, out or options.curves.parent, validation)
     print(*study.written, render(study.claims), sep="\n")
 

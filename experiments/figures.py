@@ -12,15 +12,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
-from gnl.topologies.errors import RunError, UsageError
+from gnl.topologies.errors import RunError
 
 from .curve_fit import bands
 from .optimize import FittedCurves, OptimizeOptions, optimize
 from .series import DISTORTION, PERCEPTION, Series
-from .validate import read_validation
+from .validate import FigurePoint
 from .whole_file import write_whole
 
 FIGURE_WEIGHTS = tuple(np.round(np.linspace(0.0, 5.0, 51), 3).tolist())
@@ -51,15 +51,14 @@ class Line:
 
 
 def draw_figures(
-    options: OptimizeOptions, fitted: FittedCurves, out: Path, validation: Optional[Path] = None
+    options: OptimizeOptions, fitted: FittedCurves, out: Path, points: Sequence[FigurePoint] = ()
 ) -> list[Path]:
-    """Draw all figures into `out`, which is made; the files written.
+    """Draw all figures into `out`, which is made; the files written. RunError if one cannot be.
 
-    `fitted` has both metrics. `validation` is a file of `gnl validate`, whose points are put on Fig. 4b. UsageError if
-    they are of another problem, RunError if a figure cannot be written.
+    `fitted` has both metrics; `points`, as measured on packets, are put on Fig. 4b.
     """
     found = optimize(replace(options, weights=FIGURE_WEIGHTS), fitted)
-    measured = [] if validation is None else _measured_lines(validation, found)
+    measured = _measured_lines(points)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,12 +70,12 @@ def draw_figures(
     ):
         lines = [line for one in fitted.series if one.metric == metric for line in _quality_lines(one)]
         written += _write(out / name, lines, "prompt size (bits per pixel)", label, f"features: {fitted.features}")
-    for name, key, label, points in (
+    for name, key, label, more in (
         ("fig4a-prompt-size", "prompt_size", "optimal prompt size (bits per pixel)", []),
         ("fig4b-gain", "g_flow", "gain $G_{flow}$", measured),
     ):
-        note = "filled: measured on packets, with 95% intervals" if points else ""
-        written += _write(out / name, [*_optima_lines(found, key), *points], "quality weight $w$", label, note)
+        note = "filled: measured on packets, with 95% intervals" if more else ""
+        written += _write(out / name, [*_optima_lines(found, key), *more], "quality weight $w$", label, note)
     return written
 
 
@@ -100,21 +99,14 @@ def _optima_lines(found: dict[str, Any], key: str) -> list[Line]:
     ]
 
 
-def _measured_lines(path: Path, found: dict[str, Any]) -> list[Line]:
-    """The measured gains of each series and metric, over w; runs that do not count are left out."""
-    document = read_validation(path)
-    if document["problem"] != found["problem"]:
-        raise UsageError(f"{path} was measured for another problem than this one: validate it, or give other options")
-    points: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
-    for row in document["trials"].values():
-        gain = row["g_flow"]["payload"]  # the level of L and L_p, which count no headers
-        for best in row["optima"] if row["valid"] else ():
-            interval = gain["ci95"] or [math.nan, math.nan]
-            points.setdefault((best["series"], best["metric"]), []).append((best["w"], gain["measured"], *interval))
+def _measured_lines(points: Sequence[FigurePoint]) -> list[Line]:
+    """The measured gains of each series and metric, over w."""
     lines = []
-    for (series, metric), rows in points.items():
-        w, gains, low, high = np.array(sorted(rows)).T
-        lines.append(Line(series, f"{metric}, {_MEASURED}", w, gains, marked=True, band=np.stack([low, high])))
+    for series, metric in dict.fromkeys((one.series, one.metric) for one in points):
+        those = sorted((one for one in points if (one.series, one.metric) == (series, metric)), key=lambda one: one.w)
+        w, gains = (np.array([getattr(one, name) for one in those]) for name in ("w", "measured"))
+        band = np.array([one.ci95 or (math.nan, math.nan) for one in those]).T
+        lines.append(Line(series, f"{metric}, {_MEASURED}", w, gains, marked=True, band=band))
     return lines
 
 

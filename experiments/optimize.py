@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -37,11 +39,13 @@ class OptimizeOptions:
 
 @dataclass(frozen=True)
 class FittedCurves:
-    """What a curves file says: L, the features of its Frechet distance, and the series with their fits."""
+    """What a curves file says: L, the features of its Frechet distance, the series with their fits, and a digest of the
+    points."""
 
     content_bpp: float
     features: str
     series: tuple[Series, ...]
+    sha256: str
 
 
 def fitted_curves(options: OptimizeOptions) -> FittedCurves:
@@ -49,7 +53,8 @@ def fitted_curves(options: OptimizeOptions) -> FittedCurves:
     document = read_curves(options.curves)
     content = _given(options.content_bpp, document["content_bpp"])
     series = tuple(one for metric in options.metrics for one in series_of(document, metric, content))
-    return FittedCurves(content, document["features"], series)
+    digest = hashlib.sha256(json.dumps(document["points"], sort_keys=True).encode()).hexdigest()
+    return FittedCurves(content, document["features"], series, digest)
 
 
 def optimize(options: OptimizeOptions, fitted: Optional[FittedCurves] = None) -> dict[str, Any]:
@@ -68,7 +73,8 @@ def optimize(options: OptimizeOptions, fitted: Optional[FittedCurves] = None) ->
         "f_min": options.f_min,
         "generation_rate": None if math.isinf(options.generation_rate) else options.generation_rate,
     }
-    return {"curves": str(options.curves), "features": fitted.features, "problem": problem, "series": found}
+    curves = {"curves": str(options.curves), "curves_sha256": fitted.sha256, "features": fitted.features}
+    return {**curves, "problem": problem, "series": found}
 
 
 def _given(value: Optional[float], otherwise: float) -> float:

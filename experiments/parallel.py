@@ -38,7 +38,7 @@ def each(function: Callable[[Item], Result], items: Sequence[Item], workers: int
             for child in multiprocessing.active_children():
                 child.terminate()
             if isinstance(error, BrokenProcessPool):
-                raise MachineError("a worker was killed: is the memory full? Try --workers 1") from error
+                raise MachineError("a worker was killed: is the memory full? Try gnl curves --workers 1") from error
             raise
 
 

@@ -61,7 +61,8 @@ def test_the_distance_is_the_librarys(n):
 
 def test_the_benchmark_compares_equal_distances(monkeypatch):
     monkeypatch.setattr(feature_benchmark, "IMAGES", 6)
+    monkeypatch.setattr(feature_benchmark, "FEW_IMAGES", 2)
     monkeypatch.setattr(feature_benchmark, "SIDE_PX", 64)
     found = feature_benchmark.bench_features(1)
     assert found["gnl_distance"] == pytest.approx(found["torch_fidelity_distance"], rel=1e-4)
-    assert found["images"] == 12 and found["speed_ratio_to_torch_fidelity"] > 0
+    assert found["images"] == 12 and set(found) >= {"speed_ratio_to_torch_fidelity", "trusted"}

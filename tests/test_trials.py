@@ -35,6 +35,8 @@ PS = series("PS GenAI, gnl-low", ("gnl-low",) * 3, (0.14, 0.6, 1.6))
         (PE_JPEG, 0.5, ("ps:jpeg:5", 0.5)),
         (PE_JPEG, L, ("ps:jpeg:30", L)),
         (PS, 0.14, ("gnl-low", None)),
+        (PS, 0.6, ("ps:gnl-low", 0.6)),
+        (PS, 1.6, ("ps:gnl-low", 1.6)),
         (PS, 0.3, ("ps:gnl-low", 0.3)),
         (PS, L, ("ps:gnl-low", L)),
     ],
@@ -65,6 +67,8 @@ def test_every_optimum_has_one_trial(curves):
 
 def test_a_larger_max_flow_goes_by_r(curves):
     trials = trials_of_figure(optimize(OptimizeOptions(curves, max_flow=3.184 + L)))
+    alone = trials_of_figure(optimize(OptimizeOptions(curves)))
+    assert not {trial.name for trial in trials} & {trial.name for trial in alone}
     assert [trial.by_router for trial in trials] == pytest.approx([1.0] * len(trials))
     assert not any(trial.through_g for trial in trials)
     with pytest.raises(UsageError, match="f'_sd = 2 is below the 3.184 that the path by g replicates"):
@@ -82,6 +86,7 @@ def test_the_grid_has_what_is_asked_for():
     trials = list(grid())
     assert len({trial.name for trial in trials}) == len(trials) >= 24
     assert any(trial.c_sg > trial.c_gd for trial in trials)
+    assert sum(trial.bpp is not None and trial.c_sg * L / trial.bpp < trial.c_gd for trial in trials) >= 5
     assert any(trial.generation_rate and trial.generation_rate < trial.c_gd for trial in trials)
     assert any(trial.bpp and trial.bpp * 256**2 / 8 < PAYLOAD_BYTES for trial in trials)
 
@@ -100,3 +105,8 @@ def test_an_optimum_below_eq_4_is_held_there():
     best["rate_per_s"] = 1.0
     (trial,) = trials_of_figure({"problem": problem, "series": [{**PE, "metric": "perception", "optima": [best]}]})
     assert trial.generation_rate is None
+
+
+def test_a_full_link_to_g_holds_no_rate(curves):
+    trials = trials_of_figure(optimize(OptimizeOptions(curves, c_sg=0.5)))
+    assert all(trial.generation_rate is None for trial in trials)
