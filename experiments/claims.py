@@ -100,6 +100,7 @@ def claims_of(
         ),
         _smaller_optimum(found),
         _at_bounds(found),
+        _cost_of_swapping(fitted),
         *_on_packets(verdict(validated) if validated else {}),
     ]
 
@@ -178,6 +179,14 @@ def _at_bounds(found: Mapping[str, Any]) -> Claim:
     ]
     here = f"{len(optima) - len(elsewhere)} of {len(optima)} optima are at one of these"
     return Claim(claim, f"{_FLOWS}, Fig. 4a", (here, *elsewhere), not elsewhere if optima else None)
+
+
+def _cost_of_swapping(fitted: FittedCurves) -> Claim:
+    """The curves of PS count Eq. 5; what a codec of pixels that lie apart really takes is said beside them."""
+    claim = f"A swapped pixel costs L = {fitted.content_bpp:.2f} bits"
+    here = tuple(f"{codec}: {bits:.1f} bits as coded here" for codec, bits in fitted.pixel_bits.items())
+    holds = all(bits <= fitted.content_bpp * 1.1 for bits in fitted.pixel_bits.values())
+    return Claim(claim, "Eq. 5, by which sizes of PS are counted in all figures", here, holds if here else None)
 
 
 def _pairs(fitted: FittedCurves, metric: str, first: str, second: str) -> list[Comparison]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -13,7 +13,7 @@ from typing import Any, Optional
 from gnl.controller.optimal_prompt import OptimalPrompt, PromptProblem, optimal_prompt
 
 from .curves import read_curves
-from .series import METRICS, Series, series_of
+from .series import METRICS, Series, bits_of_swapped_pixels, series_of
 from .text_table import aligned
 
 # Fig. 4 of the paper: c_sg in bits per pixel of a content a second.
@@ -39,12 +39,13 @@ class OptimizeOptions:
 
 @dataclass(frozen=True)
 class FittedCurves:
-    """What a curves file says: L, the features of its Frechet distance, the series with their fits, and a digest of the
-    points."""
+    """What a curves file says: L, the features of its Frechet distance, the series with their fits, bits that a swapped
+    pixel takes as coded, by codec, and a digest of the points."""
 
     content_bpp: float
     features: str
     series: tuple[Series, ...]
+    pixel_bits: Mapping[str, float]
     sha256: str
 
 
@@ -54,7 +55,7 @@ def fitted_curves(options: OptimizeOptions) -> FittedCurves:
     content = _given(options.content_bpp, document["content_bpp"])
     series = tuple(one for metric in options.metrics for one in series_of(document, metric, content))
     digest = hashlib.sha256(json.dumps(document["points"], sort_keys=True).encode()).hexdigest()
-    return FittedCurves(content, document["features"], series, digest)
+    return FittedCurves(content, document["features"], series, bits_of_swapped_pixels(document), digest)
 
 
 def optimize(options: OptimizeOptions, fitted: Optional[FittedCurves] = None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from gnl.controller.plan import Phase, Plan, Stream
 from gnl.node_apps.catalogue import Catalogue
 from gnl.node_apps.protocol.header import wire_bytes_of
+from gnl.node_apps.protocol.pacing import MAX_LAG_S
 from gnl.topologies.errors import RunError
 from gnl.topologies.network import EmulatedNetwork
 from gnl.topologies.shaping import send_buffer_bytes
@@ -30,6 +31,8 @@ DRAIN_CONTENTS = 3
 MIN_MAX_AGE_S = 10.0
 # Prompts that g has ahead of its outgoing link, besides what unequal prompt sizes need, so that the link never waits.
 QUEUE_AHEAD_S, MIN_QUEUE_AHEAD = 0.25, 8
+# It must pass the first link in this time, while the source falls behind by less than makes it give up.
+HEAD_START_S, HEAD_START_OF_LAG, SETTLE_S = 4.0, 0.9, 0.5
 UNSHAPED_BPS = 10e9
 
 
@@ -77,7 +80,7 @@ class PhaseRunner:
         keep: int,
         meanwhile: Callable[[float, float], None] = lambda start_s, stop_s: None,
     ) -> Traffic:
-        """Send for SKIP_S + `duration_s` + EDGE_S; `meanwhile(start_s, stop_s)` is called while the source sends and
+        """Send for `skip_s` + `duration_s` + EDGE_S; `meanwhile(start_s, stop_s)` is called while the source sends and
         returns when it has stopped. The sink writes its facts, and the first `keep` contents of each flow, to `out`."""
         diamond, network = plan.diamond, self.network
         sink = self.processes.program(
@@ -98,7 +101,8 @@ class PhaseRunner:
             programs.append(router)
         for program in programs:
             program.wait_ready()
-        source = self._start_source(plan, phase, SKIP_S + duration_s + EDGE_S)
+        skip_s = self.skip_s(plan, phase)
+        source = self._start_source(plan, phase, skip_s + duration_s + EDGE_S)
         source.wait_ready(SOURCE_READY_LIMIT_S)
         times = source.wait_json(5.0)
         start_s, stop_s = times["start_s"], times["stop_s"]
@@ -114,7 +118,7 @@ class PhaseRunner:
         routed = router.stop() if router else None
         received = sink.stop(STOP_LIMIT_S)
         facts = [json.loads(line) for line in open(out / "contents.jsonl")]
-        measured_from_s = start_s + SKIP_S
+        measured_from_s = start_s + skip_s
         return Traffic(
             phase, start_s, measured_from_s, measured_from_s + duration_s, sent, routed, received, facts, drained
         )
@@ -141,8 +145,7 @@ class PhaseRunner:
         flows, paths = [], [stream.path for stream in plan.generate.streams]
         for stream in phase.streams:
             index = paths.index(stream.path)
-            first = next(hop for hop in plan.diamond.hops if (hop.source, hop.target) == stream.path[:2])
-            link_bps = first.capacity_bps if self.network.shaped else UNSHAPED_BPS
+            link_bps = self._link_bps(plan, stream)
             flows.append(
                 {
                     "flow": index,
@@ -169,10 +172,26 @@ class PhaseRunner:
             },
         )
 
+    def skip_s(self, plan: Plan, phase: Phase) -> float:
+        """What is not measured at the start of a phase: until shapers' buckets are spent, and head starts have passed a
+        link that they fill."""
+        passed_s = [0.0]
+        for stream in phase.streams:
+            head_bits = self._head_start_bits(plan, stream)
+            if head_bits:
+                passed_s.append(head_bits / (self._link_bps(plan, stream) - stream.rate_bps))
+        return max(SKIP_S, max(passed_s) + SETTLE_S)
+
+    def _link_bps(self, plan: Plan, stream: Stream) -> float:
+        """Capacity of a stream's first link."""
+        first = next(hop for hop in plan.diamond.hops if (hop.source, hop.target) == stream.path[:2])
+        return first.capacity_bps if self.network.shaped else UNSHAPED_BPS
+
     def _head_start_bits(self, plan: Plan, stream: Stream) -> float:
         """Prompt bits sent at once at the start, where g's outgoing link is what binds: its queue must never run dry.
 
-        Prompts are paced in bits, so a run of large ones delays images: the queue must cover the worst of the cycle.
+        Prompts are paced in bits, so a run of large ones delays images: the queue must cover the worst of the cycle. No
+        more than what passes the first link, beside the paced bits, in HEAD_START_S, and before the pacer gives up.
         """
         if stream.kind != "prompt" or not plan.generates or plan.binds[:1] != (plan.diamond.by_genai[1].link,):
             return 0.0
@@ -182,7 +201,9 @@ class PhaseRunner:
             behind += size / mean - 1
             worst = max(worst, behind)
         ahead = max(MIN_QUEUE_AHEAD, QUEUE_AHEAD_S * stream.contents_per_s) + worst
-        return ahead * stream.rate_bps / stream.contents_per_s
+        link_bps = self._link_bps(plan, stream)
+        most = min(HEAD_START_S * (link_bps - stream.rate_bps), HEAD_START_OF_LAG * MAX_LAG_S * link_bps)
+        return max(0.0, min(ahead * stream.rate_bps / stream.contents_per_s, most))
 
     def _slowest_content_s(self, plan: Plan, phase: Phase) -> float:
         """Longest time that one content takes on the wire, on the slowest link that it crosses."""

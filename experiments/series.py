@@ -86,6 +86,18 @@ def series_of(document: Mapping[str, Any], metric: str, content: float) -> list[
     return found
 
 
+def bits_of_swapped_pixels(document: Mapping[str, Any]) -> dict[str, float]:
+    """Bits that a swapped pixel takes as coded, by codec, at the least gamma that was measured; Eq. 5 counts L bits."""
+    found = {}
+    for codec in _swapped(document["points"]):
+        points = _where(document["points"], lambda point: point["codec"] == codec)
+        plain = [point for point in points if not point["gamma"]]
+        first = min((point for point in points if point["gamma"]), key=lambda point: point["gamma"])
+        if plain:
+            found[codec] = (_bpp(first) - _bpp(plain[0])) / first["gamma"]
+    return found
+
+
 def _where(points: Sequence[_Point], wanted: Callable[[_Point], bool]) -> list[_Point]:
     return sorted(filter(wanted, points), key=_bpp)
 

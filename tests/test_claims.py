@@ -79,6 +79,16 @@ def test_worse_curves_fail(tmp_path):
     assert verdict_on(claims(tmp_path, worse(0.1)), "best prompts of PE are smaller") is False
 
 
+def test_the_cost_of_swapped_pixels_is_told(tmp_path):
+    found = claims(tmp_path)
+    assert verdict_on(found, "swapped pixel costs L = 4.78") is False
+
+    def cheap(one):
+        return {**one, "bpp": {"mean": one["bpp"]["mean"] - 7 * one["gamma"]}}
+
+    assert verdict_on(claims(tmp_path, cheap), "swapped pixel costs") is True
+
+
 def test_jpeg_is_judged_by_packets_alone(tmp_path):
     def measured(gain):
         row = {"valid": True, "lambda_per_s": None, "prompt_bpp": 0.3, "reasons": []}

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from gnl.experiments import cli
 from gnl.experiments.optimize import OptimizeOptions, optimize, render
-from gnl.experiments.series import series_of
+from gnl.experiments.series import bits_of_swapped_pixels, series_of
 from gnl.topologies.errors import ScenarioError, UsageError
 
 L = 4.776
@@ -75,6 +75,9 @@ class TestSeries:
     def test_the_size_of_a_content_can_be_given(self):
         found = by_name(series_of(document(), "distortion", 8.0))["PS GenAI, gnl-low"]
         assert found.bpp[1] == pytest.approx(0.14 + 0.8) and found.bpp[-1] == 8.0
+
+    def test_a_swapped_pixel_takes_more_than_eq_5_counts(self):
+        assert bits_of_swapped_pixels(document()) == pytest.approx({"gnl-low": 10.0, "jpeg:9": 10.0})
 
     def test_what_is_not_enough_is_said(self):
         few = document(points=[point("gnl-low", 0.14), point("jpeg:5", 0.2)])
