@@ -84,18 +84,19 @@ def validate(options: ValidateOptions) -> dict[str, Any]:
     progress = Progress()
     progress.note(f"{len(figure)} runs for the figure, {len(trials) - len(figure)} of the grid")
     for number, trial in enumerate(trials, 1):
-        if not _counts(document["trials"].get(trial.name), trial):
+        size_bpp = figure[trial][0]["prompt_size"] if trial in figure and trial.bpp is None else None
+        if not _counts(document["trials"].get(trial.name), trial, size_bpp):
             progress.note(f"{number} of {len(trials)}: {trial.name}")
-            row = _measured(trial, images, content_bpp, options, progress)
+            row = _measured(trial, prepared(trial, images, content_bpp, size_bpp, options), options, progress)
             progress.note(_said(row))
-            document["trials"][trial.name] = row
+            document["trials"][trial.name] = {**row, "size_bpp": size_bpp}
         _write(options.out, document)
     return document
 
 
-def _counts(row: Optional[Mapping[str, Any]], trial: Trial) -> bool:
+def _counts(row: Optional[Mapping[str, Any]], trial: Trial, size_bpp: Optional[float]) -> bool:
     """Whether a trial need not be run (again)."""
-    if row is None or not row["valid"] or row["trial"] != asdict(trial):
+    if row is None or not row["valid"] or (row["trial"], row.get("size_bpp")) != (asdict(trial), size_bpp):
         return False
     return row["weights_sha256"] == describe(trial.codec).weights_sha256
 
@@ -119,15 +120,21 @@ class Prepared:
     content_wire_bits: float
 
 
-def prepared(trial: Trial, images: Sequence[LoadedImage], content_bpp: float, options: ValidateOptions) -> Prepared:
+def prepared(
+    trial: Trial,
+    images: Sequence[LoadedImage],
+    content_bpp: float,
+    size_bpp: Optional[float],
+    options: ValidateOptions,
+) -> Prepared:
     """Contents of nearly L = `content_bpp` as g makes them, and prompts that are to them what the trial's are to L.
 
-    JPEG has steps: L is met within some percent, and the prompts of a figure's trial follow it, since G_flow depends on
-    their ratio.
+    G_flow depends on their ratio. JPEG has steps: where prompts have a target they follow L as it is met. Prompts of a
+    codec of one rate, `size_bpp` by the curves, are larger for denser images: so are their contents then.
     """
     content = ContentSpec(options.images, options.size_px, max_images=options.most_images)
-    made = _generated(with_mean_size(trial, images, options.device), images, options.device)
-    quality = content_format(made, content_bpp)
+    made, sent_bpp = _generated(with_mean_size(trial, images, options.device), images, options.device)
+    quality = content_format(made, content_bpp * (sent_bpp / size_bpp if size_bpp else 1.0))
     if trial.kind == FIGURE and trial.bpp is not None:
         trial = replace(trial, bpp=trial.bpp * _packed_bpp(made, quality) / content_bpp)
     trial = with_mean_size(trial, images, options.device)
@@ -148,12 +155,12 @@ def with_mean_size(trial: Trial, images: Sequence[LoadedImage], device: str) -> 
     return replace(trial, codec=f"ps:{gamma:.5f}:{inner}" if gamma >= _GAMMAS[1] / 100 else inner, bpp=None)
 
 
-def _generated(trial: Trial, images: Sequence[LoadedImage], device: str) -> list[np.ndarray]:
-    """The images as they leave g."""
-    codec = load_codec(trial.codec, device)
-    if not codec.facts.generative:
-        return [one.image for one in images]
-    return [codec.decode(codec.encode(one.image, trial.bpp)) for one in images]
+def _generated(trial: Trial, images: Sequence[LoadedImage], device: str) -> tuple[list[np.ndarray], float]:
+    """The images as they leave g, and the mean bits per pixel of their prompts."""
+    codec, originals = load_codec(trial.codec, device), [one.image for one in images]
+    prompts = [codec.encode(image, trial.bpp) for image in originals]
+    bpp = sum(8 * prompt.size_bytes for prompt in prompts) / _pixels(originals)
+    return list(map(codec.decode, prompts)) if codec.facts.generative else originals, bpp
 
 
 def content_format(images: Sequence[np.ndarray], content_bpp: float) -> str:
@@ -185,11 +192,8 @@ def _content_wire_bits(content: ContentSpec, device: str) -> float:
     return Sizes(plain, made, prompts, codec.facts.generative, "encoded now").means("wire").content_bits
 
 
-def _measured(
-    trial: Trial, images: Sequence[LoadedImage], content_bpp: float, options: ValidateOptions, progress: Progress
-) -> dict[str, Any]:
+def _measured(trial: Trial, made: Prepared, options: ValidateOptions, progress: Progress) -> dict[str, Any]:
     """Run a trial, again if the machine was too busy, and keep what it says."""
-    made = prepared(trial, images, content_bpp, options)
     scenario = trial.scenario(made.content, made.content_wire_bits, options.contents_per_s)
     repeat = options.repeat if trial.kind == FIGURE else options.grid_repeat
     settings = RunOptions(
