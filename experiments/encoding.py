@@ -27,6 +27,7 @@ from .images import LoadedImage, load_images
 
 MAX_CACHED = 16
 REPORT_EVERY = 16
+_TRAINING_MODULES = {"export.py", "photos.py", "training.py", "training_config.py"}
 
 
 def cache_folder() -> Path:
@@ -70,10 +71,14 @@ def prepare_catalogue(
 
 
 def code_digests() -> dict[str, str]:
-    """What codes the images: a digest of gnl's codecs as they are, and Pillow's version."""
+    """What codes the images: a digest of gnl's codecs as they are, and Pillow's version.
+
+    What only makes weights is not in it: weights have digests of their own.
+    """
     found = hashlib.sha256()
     for path in sorted(Path(registry.__file__).parent.glob("*.py")):
-        found.update(path.name.encode() + b"\0" + path.read_bytes())
+        if path.name not in _TRAINING_MODULES:
+            found.update(path.name.encode() + b"\0" + path.read_bytes())
     return {"gnl": found.hexdigest(), "pillow": PIL.__version__}
 
 

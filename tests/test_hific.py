@@ -325,7 +325,7 @@ def test_strips_change_nothing(codec, monkeypatch):
     whole = everything()
     monkeypatch.setattr(hific_networks, "STRIP_PIXELS", 1)
     strips = everything()
-    assert torch.allclose(whole[0], strips[0], atol=1e-5) and torch.allclose(whole[1], strips[1], atol=1e-5)
+    assert torch.allclose(whole[0], strips[0], atol=1e-4) and torch.allclose(whole[1], strips[1], atol=1e-4)
     assert torch.equal(whole[2], strips[2]) and torch.equal(whole[3], strips[3])
 
 

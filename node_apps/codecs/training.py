@@ -397,9 +397,12 @@ class Trainer:
         The gains of one of one rate are shifted to meet target_bpp on `crops`: steering leaves some percent to do.
         RunError if it cannot be written; CodecError if the weights do not make a codec, as in a training gone wrong.
         """
+        torch.set_num_threads(self.threads)  # sums round as the number of threads, and steps choose theirs
         model = deepcopy(self.ema)
-        if not self.config.scalable:
-            self._meet_target(model, self._samples(crops))
+        with torch.random.fork_rng():  # z is noisy in training: the same weights are to give the same file
+            torch.manual_seed(self.config.seed)
+            if not self.config.scalable:
+                self._meet_target(model, self._samples(crops))
         try:
             export.write_codec(model, path, record)
         except (OSError, SafetensorError) as error:
