@@ -114,12 +114,14 @@ def _run_note(runs: Mapping[str, Any]) -> str:
 
 def _protocol(curves: Mapping[str, Any], problem: Mapping[str, Any], runs: Mapping[str, Any]) -> Sequence[tuple]:
     """Everything that a file says of how it came to be, in its own words."""
-    said = [(f"curves: {name}", value) for name, value in curves.items() if _plain(value)]
-    said += [(f"curves: {name}", value) for name, value in curves["inputs"].items() if _plain(value)]
-    said += [(f"problem: {name}", value) for name, value in problem.items()]
-    said += [(f"runs: {name}", value) for name, value in runs.items() if _plain(value)]
-    return said + [(f"runs: {name}", value) for name, value in runs.get("inputs", {}).items() if _plain(value)]
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, (str, int, float))
+    said = (
+        ("curves", curves | curves["inputs"]),
+        ("problem", problem),
+        ("runs", {**runs, **runs.get("inputs", {})}),
+    )
+    return [
+        (f"{kind}: {name}", value)
+        for kind, facts in said
+        for name, value in facts.items()
+        if value is None or isinstance(value, (str, int, float))
+    ]

@@ -52,6 +52,16 @@ class _Commands(click.Group):
             _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), 1)
 
 
+def _command() -> str:
+    """What was typed, for a record or a remedy."""
+    return f"gnl {shlex.join(sys.argv[1:])}"
+
+
+def _given(asked: dict) -> dict:
+    """The options that were given, so that defaults stay where the options are defined."""
+    return {key: value for key, value in asked.items() if value not in (None, ())}
+
+
 def _terminate(*_signal) -> None:
     """Interrupt, and again a second later: Python drops an exception that is raised while it forks a process."""
     signal.setitimer(signal.ITIMER_REAL, REPEAT_INTERRUPT_S)
@@ -126,7 +136,7 @@ def run(scenario, sets, images, codec, bpp, content, duration_s, repeat, seed, d
     """Run SCENARIO on real packets and compare with the analysis (needs root)."""
     loaded = _load(scenario, sets, images, codec, bpp, content)
     if os.geteuid() != 0:
-        raise UsageError(f"gnl run needs root: sudo ./gnl {shlex.join(sys.argv[1:])}")
+        raise UsageError(f"gnl run needs root: sudo ./{_command()}")
     from gnl.topologies.files import run_settings
 
     from .out_folder import default_out, give_to_caller
@@ -139,7 +149,7 @@ def run(scenario, sets, images, codec, bpp, content, duration_s, repeat, seed, d
     out = out or default_out()
     given = {"duration_s": duration_s, "repeat": repeat, "seed": seed}
     settings = {**run_settings(scenario), **{key: value for key, value in given.items() if value is not None}}
-    options = RunOptions(out, device=device, pcap=pcap, command="gnl " + shlex.join(sys.argv[1:]), **settings)
+    options = RunOptions(out, device=device, pcap=pcap, command=_command(), **settings)
     result = write_result(run_scenario(loaded, options))
     write_report(out)
     give_to_caller(out)
@@ -280,7 +290,7 @@ def curves(as_json, bpps, gammas, workers, **asked) -> None:
     """Measure points of rate and loss of quality (MSE, PSNR, MS-SSIM, LPIPS, a Frechet distance) on photographs."""
     from .curves import GAMMAS, SCALABLE_BPPS, CurvesOptions, default_workers, measure_curves, render
 
-    asked |= {"command": "gnl " + shlex.join(sys.argv[1:]), "workers": workers or default_workers(asked["device"])}
+    asked |= {"command": _command(), "workers": workers or default_workers(asked["device"])}
     options = CurvesOptions(bpps=bpps or SCALABLE_BPPS, gammas=gammas or GAMMAS, **asked)
     document = measure_curves(options)
     print(json.dumps(document, indent=1) if as_json else render(document))
@@ -326,7 +336,7 @@ def optimize(as_json, **asked) -> None:
     from .optimize import OptimizeOptions, render
     from .optimize import optimize as solve
 
-    found = solve(OptimizeOptions(**{key: value for key, value in asked.items() if value not in (None, ())}))
+    found = solve(OptimizeOptions(**_given(asked)))
     print(json.dumps(found, indent=1) if as_json else render(found))
 
 
@@ -349,19 +359,18 @@ def validate(as_json, **asked) -> None:
     Goes on where an interrupted call stopped. Exits with 1 unless all errors are as small as they should be. As root.
     """
     if os.geteuid() != 0:
-        raise UsageError(f"gnl validate needs root: sudo ./gnl {shlex.join(sys.argv[1:])}")
+        raise UsageError(f"gnl validate needs root: sudo ./{_command()}")
     from .optimize import OptimizeOptions
     from .validate import PARTS, ValidateOptions, render, verdict
     from .validate import validate as measure
 
-    given = {key: value for key, value in asked.items() if value not in (None, ())}
+    given = _given(asked)
     names = {one.name for one in dataclasses.fields(OptimizeOptions)}
     problem = OptimizeOptions(**{key: given.pop(key) for key in list(given) if key in names})
     out = given.pop("out", problem.curves.parent / "validation")
     given["images"] = _images_folder(given["images"])
     parts = given.pop("parts", PARTS)
-    command = "gnl " + shlex.join(sys.argv[1:])
-    document = measure(ValidateOptions(problem, out=out, parts=parts, command=command, **given))
+    document = measure(ValidateOptions(problem, out=out, parts=parts, command=_command(), **given))
     print(json.dumps(document, indent=1) if as_json else render(document))
     sys.exit(0 if all(one["met"] for kind, one in verdict(document).items() if kind in parts) else 1)
 
@@ -387,10 +396,9 @@ def figures(out, validation, images, **asked) -> None:
     if images:
         from .curves import CURVES, CurvesOptions, default_workers, measure_curves
 
-        command = "gnl " + shlex.join(sys.argv[1:])
-        measure_curves(CurvesOptions(images, out, workers=default_workers("auto"), command=command))
+        measure_curves(CurvesOptions(images, out, workers=default_workers("auto"), command=_command()))
         asked["curves"] = out / CURVES
-    options = OptimizeOptions(**{key: value for key, value in asked.items() if value is not None})
+    options = OptimizeOptions(**_given(asked))
     study = write_case_study(options, out or options.curves.parent, validation)
     print(*study.written, render(study.claims), sep="\n")
 

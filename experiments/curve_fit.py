@@ -18,8 +18,9 @@ from gnl.topologies.errors import UsageError
 
 _CHECKED_POINTS = 512
 _TOLERANCE = 1e-3
+_MOST_ASTRAY = 0.25  # of all that the curve falls: the most that it may leave the straight line between two points
 _BANDS, _REFITS = (2.5, 97.5), 200
-_EVALUATIONS = 2000
+_EVALUATIONS, _PRECISION = 2000, 1e-6
 
 
 class _Family(NamedTuple):
@@ -133,7 +134,7 @@ def fit_curve(
         raise UsageError(f"none of {', '.join(families)} fits the {len(x)} points: measure more, or look at them")
     _, _, best = max(found, key=lambda one: one[:2])
     others = {curve.family: r2 for _, r2, curve in found if curve is not best}
-    return Curve(best.family, best.parameters, domain, best.r2, len(x), others, said + _cautions(best, highest))
+    return Curve(best.family, best.parameters, domain, best.r2, len(x), others, said + _cautions(best, highest) + _turns(best, x))
 
 
 def bands(curve: Curve, bpp: Sequence[float], losses: Sequence[float], at_bpp: np.ndarray) -> np.ndarray:
@@ -180,8 +181,9 @@ def _fitted(
                 parameters = guess if not start else tuple(np.polyfit(x, y, len(lowest) - 1))
             else:
                 try:
+                    guess = np.maximum(guess, lowest)
                     parameters, _ = curve_fit(
-                        family.function, x, y, np.maximum(guess, lowest), bounds=(lowest, np.inf), max_nfev=_EVALUATIONS
+                        family.function, x, y, guess, bounds=(lowest, np.inf), ftol=_PRECISION, max_nfev=_EVALUATIONS
                     )
                 except RuntimeError:  # no convergence from this start
                     continue
@@ -208,3 +210,20 @@ def _cautions(curve: Curve, highest: Optional[float]) -> tuple[str, ...]:
         parameters = len(curve.parameters)
         found.append(f"{curve.points} points for {parameters} parameters: it goes through them whatever they are")
     return tuple(found)
+
+
+def _turns(curve: Curve, measured: np.ndarray) -> tuple[str, ...]:
+    """Said of any family: between points that lie far apart the family makes the curve, not the measurement."""
+    sizes = np.unique(measured)
+    x = np.linspace(sizes[0], sizes[-1], _CHECKED_POINTS)
+    values = curve.raw(x)
+    astray = np.abs(values - np.interp(x, sizes, curve.raw(sizes)))
+    most = float(astray.max())
+    if most <= _MOST_ASTRAY * float(np.ptp(values)):
+        return ()
+    at = x[astray.argmax()]
+    low, high = sizes[sizes <= at][-1], sizes[sizes >= at][0]
+    return (
+        f"turns where nothing was measured: at {at:.3g} bpp it is {most:.3g} off the straight line from {low:.3g} to "
+        f"{high:.3g} bpp; measure between them",
+    )

@@ -24,6 +24,7 @@ from gnl.node_apps.codecs.registry import GENERATIVE_CODEC_IDS, describe
 from gnl.topologies.errors import RunError, UsageError
 
 from .curve_points import Group, Quality, measure_group, statistics_of
+from .document import read_document
 from .encoding import code_digests
 from .features import EfficientNetLite2, Features, InceptionV3
 from .frechet import FeatureStatistics
@@ -101,12 +102,12 @@ def measure_curves(options: CurvesOptions) -> dict[str, Any]:
             f"only {len(patches)} patches for {features.size} features: the Frechet distance is then dominated by "
             "single images and too large for all; compare nothing with distances at another count"
         )
-    left = [group for group in groups if not _has(document, group)]
+    left = [missing for group in groups if (missing := _missing(document, group)).gammas]
     start_s = time.monotonic()
     measured = each(partial(_points_of, options, patches, originals), left, options.workers)
     for number, (group, points) in enumerate(measured, 1):
         weights = describe(group.codec).weights_sha256
-        kept = [one for one in document["points"] if (one["codec"], one["asked_bpp"]) != (group.codec, group.bpp)]
+        kept = [one for one in document["points"] if not _is_of(one, group) or one["weights_sha256"] == weights]
         document["points"] = _in_order(kept + [{**point, "weights_sha256": weights} for point in points], groups)
         folder.write(document)
         left_s = (time.monotonic() - start_s) / number * (len(left) - number)
@@ -131,26 +132,18 @@ def _features(options: CurvesOptions) -> Features:
 
 
 def _in_order(points: list[dict[str, Any]], groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Points in the order of the groups, those of no group first."""
+    """Points in the order of the groups, those of no group first; those of one by gamma."""
     places = {(group.codec, group.bpp): place for place, group in enumerate(groups)}
-    return sorted(points, key=lambda point: places.get((point["codec"], point["asked_bpp"]), -1))
+    first = {}
+    for point in points:
+        key = (point["codec"], point["asked_bpp"])
+        first.setdefault(key, (places.get(key, -1), len(first)))
+    return sorted(points, key=lambda point: (*first[point["codec"], point["asked_bpp"]], point["gamma"]))
 
 
 def read_curves(path: Path) -> dict[str, Any]:
     """The document in a curves file; UsageError if it is none, or one of another version."""
-    try:
-        document = json.loads(path.read_text())
-        version = document["schema"]
-        if version != SCHEMA:
-            raise UsageError(f"{path}: curves of version {version!r}, this gnl reads {SCHEMA}: measure them again")
-        missing = [key for key in ("inputs", "content_bpp", "features", "points") if key not in document]
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; give the curves.json of gnl curves") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: no curves ({error}); give the curves.json of gnl curves") from error
-    if missing:
-        raise UsageError(f"{path}: no {', '.join(missing)} in it; give the curves.json of gnl curves")
-    return document
+    return read_document(path, SCHEMA, ("inputs", "content_bpp", "features", "points"), "gnl curves")
 
 
 def render(document: dict[str, Any]) -> str:
@@ -212,15 +205,16 @@ def _watcher(label: str) -> Callable[[Iterable[np.ndarray]], Iterator[np.ndarray
     return lambda patches: counted(patches, label)
 
 
-def _has(document: dict[str, Any], group: Group) -> bool:
-    """Whether all points of a group are there, of the weights that it has now."""
+def _missing(document: dict[str, Any], group: Group) -> Group:
+    """The group with those of its fractions that have no point yet, of the weights that its codec has now."""
     weights = describe(group.codec).weights_sha256
-    found = {
-        point["gamma"]
-        for point in document["points"]
-        if (point["codec"], point["asked_bpp"], point["weights_sha256"]) == (group.codec, group.bpp, weights)
-    }
-    return found >= set(group.gammas)
+    points = (point for point in document["points"] if _is_of(point, group))
+    found = {point["gamma"] for point in points if point["weights_sha256"] == weights}
+    return group._replace(gammas=tuple(gamma for gamma in group.gammas if gamma not in found))
+
+
+def _is_of(point: dict[str, Any], group: Group) -> bool:
+    return (point["codec"], point["asked_bpp"]) == (group.codec, group.bpp)
 
 
 def _said(points: Sequence[dict[str, Any]]) -> str:

@@ -20,7 +20,7 @@ from .curve_fit import Curve, fit_curve
 PERCEPTION, DISTORTION = "perception", "distortion"
 METRICS = (PERCEPTION, DISTORTION)
 GENERATIVE_PE = "PE GenAI"
-_MODELS = ("gnl-low", "gnl-medium", "gnl-high")
+SCALABLE, MODELS = "gnl-scalable", ("gnl-low", "gnl-medium", "gnl-high")
 _Point = Mapping[str, Any]
 
 
@@ -48,11 +48,11 @@ def series_of(document: Mapping[str, Any], metric: str, content: float) -> list[
     if metric not in METRICS:
         raise UsageError(f"metric {metric!r}: give {' or '.join(METRICS)}")
     points = document["points"]
-    models = _where(points, lambda point: point["codec"] in _MODELS and not point["gamma"])
+    models = _where(points, lambda point: point["codec"] in MODELS and not point["gamma"])
     if len(models) < 2:
         raise UsageError(
             f"curves of {', '.join(sorted({point['codec'] for point in points})) or 'nothing'}: the case study needs "
-            f"at least two of {', '.join(_MODELS)}; measure them with gnl curves"
+            f"at least two of {', '.join(MODELS)}; measure them with gnl curves"
         )
     if not content > max(_bpp(point) for point in models):
         raise UsageError(f"L = {content:g} bpp is no larger than the prompts: give a content's size, --content-bpp")
@@ -67,7 +67,7 @@ def series_of(document: Mapping[str, Any], metric: str, content: float) -> list[
 
     found = [series(GENERATIVE_PE, models, True)]
     for name, generates, chosen in (
-        ("PE GenAI, scalable", True, _where(points, lambda point: point["codec"] == "gnl-scalable")),
+        ("PE GenAI, scalable", True, _where(points, lambda point: point["codec"] == SCALABLE)),
         ("PE JPEG", False, _where(points, lambda point: point["codec"].startswith("jpeg:") and not point["gamma"])),
     ):
         if len(chosen) > 2:

@@ -16,8 +16,9 @@ from gnl.topologies.errors import UsageError
 from gnl.topologies.named import NAMED
 from gnl.topologies.spec import ContentSpec, LinkSpec, Scenario
 
+from .series import MODELS, SCALABLE
+
 FIGURE, GRID = "figure", "grid"
-SCALABLE, MODELS = "gnl-scalable", ("gnl-low", "gnl-medium", "gnl-high")
 MOST_SCALABLE_BPP = 1.2  # gnl-scalable was trained for prompts of up to so many
 _SAME_SIZE, _ROUNDING = 0.01, 1e-6
 _BY_ROUTER = 0.5

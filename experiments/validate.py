@@ -23,6 +23,7 @@ from gnl.node_apps.codecs.registry import describe, load_codec
 from gnl.topologies.errors import RunError, UsageError
 from gnl.topologies.spec import MIN_BW_MBIT, ContentSpec
 
+from .document import read_document
 from .encoding import code_digests, prepare_catalogue
 from .images import LoadedImage, load_images
 from .measure import interval95
@@ -266,18 +267,7 @@ def _started(options: ValidateOptions, images: Sequence[LoadedImage]) -> dict[st
 
 def read_validation(path: Path) -> dict[str, Any]:
     """The document in a file of validated points; UsageError if it is none, or one of another version."""
-    try:
-        document = json.loads(path.read_text())
-        if document["schema"] != SCHEMA:
-            raise UsageError(f"{path}: version {document['schema']!r}, this gnl reads {SCHEMA}: validate again")
-        missing = [key for key in ("inputs", "due", "figure", "trials") if key not in document]
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; give the {VALIDATION} of gnl validate") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: nothing validated ({error}); give the {VALIDATION} of gnl validate") from error
-    if missing:
-        raise UsageError(f"{path}: no {', '.join(missing)} in it; give the {VALIDATION} of gnl validate")
-    return document
+    return read_document(path, SCHEMA, ("inputs", "due", "figure", "trials"), "gnl validate")
 
 
 def _write(out: Path, document: dict[str, Any]) -> None:

@@ -62,6 +62,21 @@ def test_as_many_points_as_parameters_is_said():
     assert curve.cautions == ("3 points for 3 parameters: it goes through them whatever they are",)
 
 
+def test_a_step_between_points_that_lie_far_apart_is_said():
+    x = np.array([0.15, 0.35, 1.0, 2.0, 4.0])
+    y = FAMILIES["logistic"].function(x, 0.9, 20.0, 2.6)
+    curve = fit_curve(x, y, families=["logistic"])
+    assert len(curve.cautions) == 1 and "turns where nothing was measured" in curve.cautions[0]
+    assert "from 2 to 4 bpp; measure between them" in curve.cautions[0]
+    x = np.sort([*x, 2.4, 2.55, 2.65, 2.8])
+    assert not fit_curve(x, FAMILIES["logistic"].function(x, 0.9, 20.0, 2.6), families=["logistic"]).cautions
+
+
+def test_nothing_is_said_of_turns_beyond_the_points():
+    x = np.array([1.0, 1.5, 2.0, 2.5])
+    assert not fit_curve(x, (1 + 4 * x) ** -2.0, domain_bpp=(0.0, 8.0), families=["power"]).cautions
+
+
 def test_a_sound_family_is_taken_before_one_of_higher_r2():
     y = [0.5, 0.31, 0.16, 0.0]
     curve = fit_curve([0.14, 0.3, 0.45, 4.776], y, domain_bpp=(0.14, 4.776))

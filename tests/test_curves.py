@@ -180,6 +180,23 @@ class TestCommand:
         again = measure_curves(options(folder, tmp_path, out=tmp_path / "again"))
         assert measured == ["webp:50"] and again["points"] == whole["points"]
 
+    def test_more_fractions_of_pixels_come_beside_those_that_are_there(self, folder, tmp_path, monkeypatch):
+        whole = measure_curves(options(folder, tmp_path, gammas=(0.2, 0.5)))
+        asked, real = [], curves.measure_group
+        monkeypatch.setattr(curves, "measure_group", lambda group, *rest: asked.append(group) or real(group, *rest))
+        measure_curves(options(folder, tmp_path, out=tmp_path / "again"))
+        again = measure_curves(options(folder, tmp_path, out=tmp_path / "again", gammas=(0.2,)))
+        assert [group.gammas for group in asked] == [(0, 0.5), (0, 0.5), (0.2,), (0.2,)]
+        assert again["points"] == whole["points"]
+
+    def test_points_of_other_weights_are_measured_anew(self, folder, tmp_path):
+        document = measure_curves(options(folder, tmp_path, codecs=("jpeg:30",)))
+        path = tmp_path / "out" / "curves.json"
+        path.write_text(path.read_text().replace('"weights_sha256": null', '"weights_sha256": "of old"'))
+        assert measure_curves(options(folder, tmp_path, codecs=("jpeg:30",), gammas=()))["points"] == [
+            document["points"][0]
+        ]
+
     def test_too_few_patches_are_said(self, folder, tmp_path, capsys):
         measure_curves(options(folder, tmp_path, patches=4, codecs=("jpeg:30",)))
         assert f"only 4 patches for {D} features" in capsys.readouterr().err
@@ -195,9 +212,9 @@ class TestCommand:
     @pytest.mark.parametrize(
         "text, says",
         [
-            ("", "no curves"),
-            ("[]", "no curves"),
-            ('{"schema": 99}', "version 99, this gnl reads 1"),
+            ("", "not of gnl curves"),
+            ("[]", "not of gnl curves"),
+            ('{"schema": 99}', "version 99, this gnl reads 1: gnl curves makes one anew"),
             ('{"schema": 1, "points": []}', "no inputs, content_bpp, features in it"),
         ],
     )

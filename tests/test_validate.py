@@ -248,7 +248,7 @@ def test_the_measured_points_are_on_the_figure(options, runs, tmp_path):
 
 
 def test_another_file_is_refused(tmp_path):
-    for text, said in (("{}", "nothing validated"), ('{"schema": 9}', "version 9"), ("", "nothing validated")):
+    for text, said in (("{}", "not of gnl validate"), ('{"schema": 9}', "version 9"), ("", "not of gnl validate")):
         (tmp_path / "file").write_text(text)
         with pytest.raises(UsageError, match=said):
             read_validation(tmp_path / "file")
