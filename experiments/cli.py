@@ -309,7 +309,7 @@ def _problem_options(command):
             click.option("--max-flow", type=_ABOVE_0, metavar="X", help="f'_sd, without generation  [default: c_sg]"),
             click.option("--f-min", type=click.FloatRange(0), metavar="X", help="Least flow of prompts  [default: 0]"),
             click.option("--generation-rate", type=_ABOVE_0, metavar="X", help="R_g  [default: no limit]"),
-            click.option("--content-bpp", type=_ABOVE_0, metavar="L", help="Size of a content  [default: as stored]"),
+            click.option("--content-size", type=_ABOVE_0, metavar="L", help="Of a content  [default: as stored]"),
         )
     ):
         command = option(command)
@@ -327,11 +327,13 @@ def _optima_options(command):
 @_CURVES
 @_problem_options
 @_optima_options
+@click.option("--pixels", type=click.IntRange(1), metavar="N", help="Sizes in bits, of contents of N pixels.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def optimize(as_json, **asked) -> None:
     """Best prompt sizes and G_flow on curves fitted to CURVES, the curves.json of `gnl curves`.
 
-    Sizes are in bits per pixel, and flows too: a flow of 3 carries a content of 3 bits per pixel a second.
+    Sizes are in bits per pixel, and flows too: a flow of 3 carries a content of 3 bits per pixel a second. With
+    --pixels, all that is given and found is in bits, and bit/s.
     """
     from .optimize import OptimizeOptions, render
     from .optimize import optimize as solve

@@ -55,7 +55,7 @@ def series_of(document: Mapping[str, Any], metric: str, content: float) -> list[
             f"at least two of {', '.join(MODELS)}; measure them with gnl curves"
         )
     if not content > max(_bpp(point) for point in models):
-        raise UsageError(f"L = {content:g} bpp is no larger than the prompts: give a content's size, --content-bpp")
+        raise UsageError(f"L = {content:g} bpp is no larger than the prompts: give a content's size, --content-size")
     scale = _scale(models, metric, content)
 
     def series(name: str, chosen: Sequence[_Point], generates: bool, sizes: Callable[[_Point], float] = _bpp):

@@ -70,7 +70,7 @@ def trials_of_figure(found: Mapping[str, Any]) -> dict[Trial, list[dict[str, Any
     UsageError if f'_sd is less than what the path by g replicates.
     """
     problem, trials = found["problem"], {}
-    content, c_sg, c_gd = (problem[key] for key in ("content_bpp", "c_sg", "c_gd"))
+    content, c_sg, c_gd = (problem[key] for key in ("content_size", "c_sg", "c_gd"))
     by_router = problem["max_flow"] - min(c_sg, c_gd)
     through_g = abs(by_router) <= _ROUNDING * c_sg
     if by_router < 0 and not through_g:

@@ -73,7 +73,7 @@ def validate(options: ValidateOptions) -> dict[str, Any]:
     found = optimize(options.problem, fitted_curves(options.problem))
     figure = trials_of_figure(found) if FIGURE in options.parts else {}
     trials = [*figure, *(grid() if GRID in options.parts else ())]
-    content_bpp = found["problem"]["content_bpp"]
+    content_bpp = found["problem"]["content_size"]
     _require_capacities(trials, options, content_bpp)
     images, _ = load_images(options.images, options.size_px, options.most_images)
     document = _started(options, images)

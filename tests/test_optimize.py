@@ -116,6 +116,21 @@ class TestOptima:
         with pytest.raises(ScenarioError, match="quality_weight is nan"):
             optimize(OptimizeOptions(file, weights=(float("nan"),)))
 
+    def test_in_bits_all_is_the_same_times_the_pixels(self, file):
+        pixels = 256 * 256
+        one = optimize(OptimizeOptions(file, c_sg=3.0, f_min=0.1, generation_rate=4.0, content_size=5.0))
+        given = dict(c_sg=3.0 * pixels, f_min=0.1 * pixels, generation_rate=4.0 * pixels, content_size=5.0 * pixels)
+        other = optimize(OptimizeOptions(file, **given, pixels=pixels))
+        assert (one["unit"], other["unit"]) == ("bpp", "bits")
+        assert other["problem"] == pytest.approx({key: value * pixels for key, value in one["problem"].items()})
+        for ours, theirs in zip(one["series"], other["series"]):
+            for best, found in zip(ours["optima"], theirs["optima"]):
+                assert found["prompt_size"] == pytest.approx(best["prompt_size"] * pixels, rel=1e-6)
+                assert (found["at"], found["w"]) == (best["at"], best["w"])
+                for key in ("g_flow", "rate_per_s", "quality_loss"):
+                    assert found[key] == pytest.approx(best[key], rel=1e-6)
+        assert "(bits; flows in bit/s)" in render(other) and "L = 327680, c_sg = 196608" in render(other)
+
     def test_the_table_has_every_optimum_and_caution(self, file):
         found = optimize(OptimizeOptions(file))
         text = render(found)

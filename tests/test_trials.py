@@ -99,7 +99,7 @@ def test_capacities_are_contents_a_second():
 
 def test_an_optimum_below_eq_4_is_held_there():
     best = {"w": 1.0, "prompt_size": 0.3, "rate_per_s": 0.25, "g_flow": 1.1}
-    problem = {"content_bpp": L, "c_sg": 3.0, "c_gd": L, "max_flow": 3.0, "generation_rate": None}
+    problem = {"content_size": L, "c_sg": 3.0, "c_gd": L, "max_flow": 3.0, "generation_rate": None}
     (trial,) = trials_of_figure({"problem": problem, "series": [{**PE, "metric": "perception", "optima": [best]}]})
     assert trial.generation_rate == 0.25
     best["rate_per_s"] = 1.0
