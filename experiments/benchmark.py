@@ -3,6 +3,7 @@
 gnl bench diamond    all four links at once against the analysis, at the rates of Fig. 1 and at ten times those
 gnl bench router     contents that one router program sends unshaped, its decoder stubbed, against kernel forwarding
 gnl bench shaping    the rate that a link carries, against Mininet's own TCLink
+gnl bench optimum    optimal prompt sizes, against SciPy's global optimiser
 gnl bench features   a Frechet distance of images, against torch-fidelity with the same network
 gnl bench startup    CPU time until `gnl --help` and `gnl analyze` have answered, against importing the tensor library
 """
@@ -261,6 +262,10 @@ def bench(name: str, codec: str, scale: float, repeat: int, duration_s: float, a
         from .feature_benchmark import bench_features  # loads the tensor library
 
         found = bench_features(repeat)
+    elif name == "optimum":
+        from .optimum_benchmark import bench_optimum
+
+        found = bench_optimum()
     else:
         found = bench_startup(repeat)
     print(json.dumps(found, indent=1) if as_json else _text(found))

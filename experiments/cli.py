@@ -432,7 +432,7 @@ def test(arguments) -> None:
 
 
 @main.command()
-@click.argument("name", type=click.Choice(["diamond", "router", "shaping", "features", "startup"]))
+@click.argument("name", type=click.Choice(["diamond", "router", "shaping", "optimum", "features", "startup"]))
 @click.option("--codec", default="gnl-scalable", show_default=True, metavar="NAME", help="Codec of `diamond`.")
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Times the rates of Fig. 1, of `diamond`.")
 @click.option("--repeat", type=click.IntRange(1, 100), default=5, show_default=True)

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 from gnl.controller.optimal_prompt import PromptProblem, feasible_sizes, optimal_prompt
+from gnl.experiments import optimum_benchmark
 from gnl.topologies.errors import ScenarioError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -174,3 +175,11 @@ def test_values_that_cannot_be_meant_are_named(changes, says):
 def test_a_curve_without_a_value_is_refused():
     with pytest.raises(ScenarioError, match="no finite value at"):
         optimal_prompt(problem(quality_loss=lambda x: np.where(x > 1, np.nan, 0.5)))
+
+
+def test_scipys_global_optimiser_finds_nothing_better(monkeypatch):
+    monkeypatch.setattr(optimum_benchmark, "PROBLEMS", 60)
+    monkeypatch.setattr(optimum_benchmark, "COMPARED", 30)
+    found = optimum_benchmark.bench_optimum()
+    assert found["scipy_better_by_at_most"] < 1e-7 and found["problems"] == 60
+    assert found["speed_ratio_to_scipy"] == found["scipy_ms_per_problem"] / found["gnl_ms_per_problem"]
