@@ -26,6 +26,7 @@ from gnl.topologies.errors import RunError, UsageError
 from .curve_points import Group, Quality, measure_group, statistics_of
 from .document import read_document
 from .encoding import code_digests
+from .equal_rate import LEAST, MOST, weights_at
 from .features import EfficientNetLite2, Features, InceptionV3
 from .frechet import FeatureStatistics
 from .parallel import each
@@ -147,17 +148,37 @@ def read_curves(path: Path) -> dict[str, Any]:
 
 
 def render(document: dict[str, Any]) -> str:
-    """A line a point."""
+    """A line a point; Frechet distances also as a share of what the baselines have at the same bpp."""
+    shares = [f"of {family}'s" for family in _BASELINES]
     rows = [["codec", "gamma", "bpp", "bpp, raw pixels", "MSE normalised", "PSNR dB", "MS-SSIM", "LPIPS", "Frechet"]]
+    rows[0] += shares
     for point in document["points"]:
         name = point["codec"] if point["asked_bpp"] is None else f"{point['codec']}@{point['asked_bpp']:g}"
         cells = [_cell(point.get(key), form) for key, form in _COLUMNS]
-        rows.append([name, f"{point['gamma']:g}", *cells, _distance(point, ".2f")])
+        beside = [_beside(point, document["points"], family) for family in _BASELINES]
+        rows.append([name, f"{point['gamma']:g}", *cells, _distance(point, ".2f"), *beside])
     patches = document["inputs"]["patches"]
     note = f"means of {patches} patches; Frechet distance: {document['features']}, n = {patches}"
-    return f"{aligned(rows)}\n{note}; content as stored: {document['content_bpp']:.3f} bpp"
+    beyond = "of a baseline: interpolated in log bpp; <, > of its least or most bits, which are more or fewer"
+    return f"{aligned(rows)}\n{note}; content as stored: {document['content_bpp']:.3f} bpp\n{beyond}"
 
 
+def _beside(point: dict[str, Any], points: Sequence[dict[str, Any]], family: str) -> str:
+    """The Frechet distance of a generative codec's point over that of a baseline at its rate."""
+    curve = [one for one in points if one["codec"].startswith(f"{family.lower()}:") and not one["gamma"]]
+    if point["gamma"] or point["codec"].startswith(_BASELINE_NAMES) or not curve or not _all_have_distance(*curve, point):
+        return ""
+    weights, where = weights_at(point["bpp"]["mean"], [one["bpp"]["mean"] for one in curve])
+    share = point["frechet"] / float(weights @ [one["frechet"] for one in curve])
+    return {LEAST: "<", MOST: ">"}.get(where, "") + f"{share:.3f}"
+
+
+def _all_have_distance(*points: dict[str, Any]) -> bool:
+    return all(point["frechet"] is not None for point in points)
+
+
+_BASELINES = ("JPEG", "WebP")
+_BASELINE_NAMES = tuple(f"{family.lower()}:" for family in _BASELINES)
 _COLUMNS = (
     ("bpp", ".4f"), ("bpp_raw", ".4f"), ("mse_normalised", ".5f"), ("psnr_db", ".2f"), ("ms_ssim", ".4f"),
     ("lpips", ".4f"),

@@ -261,3 +261,16 @@ def test_workers_find_what_one_finds(folder, tmp_path):
     for one, other in zip(*documents):
         assert one["bpp"] == other["bpp"] and one["mse_normalised"] == other["mse_normalised"]
         assert one["frechet"] == pytest.approx(other["frechet"], rel=1e-4)
+
+
+def test_distances_are_shown_beside_the_baselines_at_the_same_rate():
+    def point(codec, bpp, distance, gamma=0.0):
+        return {"codec": codec, "asked_bpp": None, "gamma": gamma, "bpp": {"mean": bpp}, "frechet": distance}
+
+    points = [point("jpeg:5", 0.1, 80.0), point("jpeg:9", 0.4, 40.0), point("webp:0", 0.3, 50.0)]
+    points += [point("gnl-low", 0.2, 30.0), point("gnl-low", 0.9, 20.0, 0.1), point("gnl-high", 0.5, None)]
+    document = {"points": points, "inputs": {"patches": 7}, "features": "means", "content_bpp": 4.0}
+    rows = {tuple(line.split()[:2]): line.split() for line in render(document).splitlines()}
+    assert rows["gnl-low", "0"][-3:] == ["30.00", "0.500", "<0.600"]  # halfway in log bpp: 60; WebP's least is larger
+    assert rows["gnl-low", "0.1"][-1] == "20.00" and rows["jpeg:9", "0"][-1] == "40.00"
+    assert rows["gnl-high", "0"] == ["gnl-high", "0", "0.5000"]
