@@ -115,7 +115,7 @@ def _router_step(scenario: Scenario, sizes, runner: PhaseRunner, sampler: Sample
     phase = replace(plan.generate, streams=(plan.generate.streams[1],))
     with tempfile.TemporaryDirectory(prefix="gnl-bench-") as out:
         traffic = runner.run(plan, phase, STEADY_S, Path(out), 0)
-    series = Series(list(sampler.samples))
+    series = Series(sampler.samples)
     reached = 8 * series.rate(series.received("g", "d"), traffic.measured_from_s, traffic.stop_s) / 1e6
     sent, complete = traffic.source["flows"][0]["contents"], sum(fact["complete"] for fact in traffic.facts)
     elapsed_s = traffic.stop_s - traffic.start_s
@@ -167,7 +167,7 @@ def _iperf3_through(network: EmulatedNetwork, processes: Processes, sampler: Sam
         time.sleep(5)
     finally:
         processes.stop(started)
-    series = Series(list(sampler.samples))
+    series = Series(sampler.samples)
     return 8 * series.rate(series.received("g", "d"), start_s, start_s + 3) / 1e6
 
 

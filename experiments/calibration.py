@@ -126,7 +126,7 @@ def _saturate(network: EmulatedNetwork, sampler: Sampler, processes: Processes, 
         time.sleep(max(0.0, start_s + MEASURE_S + edge_s(MEASURE_S) - time.monotonic()) + SAMPLE_EVERY_S)
     finally:
         processes.stop(started)
-    series = Series(list(sampler.samples))
+    series = Series(sampler.samples)
     return [
         _row(
             direction,

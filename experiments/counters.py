@@ -91,11 +91,11 @@ def _parse_cpu(text: bytes) -> tuple[int, int, int]:
 
 
 class Series:
-    """What a sampler saw, as arrays; times are monotonic seconds."""
+    """What a sampler saw up to now, as arrays; times are monotonic seconds."""
 
     def __init__(self, samples: list[Sample]) -> None:
-        self.samples = samples
-        self.t_s = np.array([sample.t_s for sample in samples])
+        self.samples = list(samples)  # a sampler that still runs adds to its own
+        self.t_s = np.array([sample.t_s for sample in self.samples])
 
     def counter(self, node: str, neighbour: str, column: str) -> np.ndarray:
         """Cumulative counter of `node`'s interface towards `neighbour`: int64, one value a sample."""

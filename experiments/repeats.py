@@ -182,7 +182,7 @@ class Conductor:
         return GENERATION_HEADROOM * self.generation_rate.images_per_s
 
     def _evaluate(self, plan: Plan, replicate: Traffic, generate: Traffic, before: Losses, rate_s: float) -> Repeat:
-        series, version = Series(list(self.sampler.samples)), self.network.plan.version
+        series, version = Series(self.sampler.samples), self.network.plan.version
         windows, flows = {}, {}
         for traffic in (replicate, generate):
             length_s = window_length_s(self._cycle_s(traffic), traffic.stop_s - traffic.measured_from_s)

@@ -34,6 +34,15 @@ def test_sent_is_read_at_the_sender_and_received_at_the_receiver():
     assert series.received("s", "r", "packets")[0] == 5 and series.received("r", "s")[0] == 1
 
 
+def test_samples_that_come_later_change_nothing():
+    """The report's figures were made while the sampler went on: a counter had one value more than there were times."""
+    nodes = {"s": {"s-r": {"tx_bytes": 70}}}
+    samples = [sample(0.0, nodes), sample(1.0, nodes)]
+    series = Series(samples)
+    samples.append(sample(2.0, nodes))
+    assert len(series.sent("s", "r")) == len(series.t_s) == 2 and series.rate(series.sent("s", "r"), 0.0, 1.0) == 0
+
+
 def test_wide_counters_glued_to_the_name_are_parsed():
     """The kernel writes `eth0:123` without a space once the figure is wide."""
     text = net_dev({"s-r": {"rx_bytes": 5}}).replace(b"s-r: 5", b"s-r:5")
