@@ -5,6 +5,7 @@ Every sentence is made from the data; `holds` is None where the data do not reac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,7 +23,8 @@ LEAST_WEIGHTS = 3
 _PE_JPEG, _PS_GENAI, _PS_JPEG = "PE JPEG", "PS GenAI", "PS JPEG"
 _CURVES, _FLOWS = "Sec. V-A", "Sec. V-B"
 _SIZES = 4001
-# Curves that differ by less than this share of their largest loss are called equal there.
+# Curves that differ by less than this share of their largest loss, or by no more than they miss their own points, are
+# called equal there.
 _EQUAL = 0.01
 _TOLERANCE = 1e-9
 
@@ -40,7 +42,7 @@ class Claim:
 @dataclass(frozen=True)
 class Comparison:
     """Two curves at the sizes that both have: `lower` and `higher`, ranges in bits per pixel where the first is below
-    and above the second by more than _EQUAL, and the shares of the sizes that these are."""
+    and above the second by more than they are called equal at, and the shares of the sizes that these are."""
 
     first: str
     second: str
@@ -206,10 +208,15 @@ def compare(first: Series, second: Series) -> Comparison:
     high = min(first.curve.domain_bpp[1], second.curve.domain_bpp[1])
     sizes = np.linspace(low, high, _SIZES)
     values = np.stack([first.curve(sizes), second.curve(sizes)])
-    above = (values[0] - values[1]) / max(float(values.max()), _TOLERANCE)
-    lower, higher = above < -_EQUAL, above > _EQUAL
+    margin = max(_EQUAL * float(values.max()), math.hypot(_miss(first), _miss(second)), _TOLERANCE)
+    lower, higher = values[0] < values[1] - margin, values[0] > values[1] + margin
     ranges = (_ranges(sizes, lower), _ranges(sizes, higher))
     return Comparison(first.name, second.name, low, high, *ranges, float(lower.mean()), float(higher.mean()))
+
+
+def _miss(series: Series) -> float:
+    """By how much a fitted curve misses its points, as a root mean square."""
+    return float(np.sqrt(np.mean(np.square(series.curve(np.array(series.bpp)) - np.array(series.losses)))))
 
 
 def _ranges(sizes: np.ndarray, chosen: np.ndarray) -> tuple[tuple[float, float], ...]:

@@ -48,7 +48,7 @@ class EfficientNetLite2:
         found = []
         with torch.inference_mode():
             for start in range(0, len(images), _BATCH):
-                x = torch.cat([self._input(tensor_of(image)) for image in images[start : start + _BATCH]])
+                x = torch.cat([self.resized(tensor_of(image)) for image in images[start : start + _BATCH]])
                 found.append(self._network(x))
         return torch.cat(found).cpu().numpy()
 
@@ -57,14 +57,15 @@ class EfficientNetLite2:
         import torch
 
         with torch.inference_mode():
-            return self._network(self._input(images))
+            return self._network(self.resized(images))
 
     def _network(self, x):
         import torch
 
         return self._model(x.contiguous(memory_format=torch.channels_last))[-1]
 
-    def _input(self, images):
+    def resized(self, images):
+        """Images (B, 3, H, W) uint8 as the network takes them, (B, 3, 260, 260) float32 in 0..255."""
         import torch
 
         x, size = images.to(self._device).float(), (_INPUT_PX, _INPUT_PX)

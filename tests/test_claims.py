@@ -19,9 +19,11 @@ class Curve:
         return self.loss(sizes)
 
 
-def series(name, loss, low=0.1):
-    """A series whose curve is `loss` of the sizes."""
-    return SimpleNamespace(name=name, curve=Curve(loss, low))
+def series(name, loss, low=0.1, miss=0.0):
+    """A series whose curve is `loss` of the sizes, and misses its points by `miss`."""
+    bpp = (low, 1.0, L)
+    losses = tuple(float(loss(size)) + miss for size in bpp)
+    return SimpleNamespace(name=name, curve=Curve(loss, low), bpp=bpp, losses=losses)
 
 
 def straight(slope):
@@ -39,6 +41,13 @@ class TestComparison:
     def test_curves_that_hardly_differ_are_equal(self):
         found = compare(series("a", straight(1.0)), series("b", straight(1.005)))
         assert not found.lower and not found.higher and "better at no size (0%" in str(found)
+
+    def test_what_is_within_what_the_fits_miss_is_no_difference(self):
+        first = series("a", straight(1.0))
+        assert compare(first, series("b", straight(1.1))).lower_share > 0.8
+        assert compare(first, series("b", straight(1.1), miss=0.5)).lower_share == 0
+        found = compare(series("a", straight(1.0), miss=0.06), series("b", straight(1.1), miss=-0.08))
+        assert found.lower[0][1] == pytest.approx(L - 1, abs=0.01)  # where they are sqrt(.06^2 + .08^2) apart
 
 
 def claims(tmp_path, changed=lambda one: one, validated=None, **options):
