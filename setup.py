@@ -2,7 +2,8 @@
 
 from setuptools import setup
 
-ROOMS = ("topologies", "node_apps", "node_apps.protocol", "node_apps.codecs", "controller", "experiments")
+NODE_APPS = ("node_apps", "node_apps.protocol", "node_apps.codecs", "node_apps.prediction")
+ROOMS = ("topologies", *NODE_APPS, "controller", "experiments")
 
 setup(
     packages=[f"gnl.{room}" for room in ROOMS],

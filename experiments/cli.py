@@ -406,6 +406,25 @@ def figures(out, validation, images, **asked) -> None:
 
 
 @main.command()
+@click.argument("sources", nargs=-1, required=True, type=_PATH, metavar="SEQUENCE...")
+@click.option("--keep", type=click.IntRange(2, 1000), default=2, show_default=True, metavar="K", help="1 of K comes.")
+@click.option("--frames", type=click.IntRange(2), metavar="N", help="The first N of each  [default: all]")
+@click.option("--within", "within_px", type=click.IntRange(16), metavar="PX", help="Scale frames down to such sides.")
+@click.option("--fps", "frames_per_s", type=_ABOVE_0, metavar="X", help="[default: the file's; of a folder 25]")
+@click.option("--codec", metavar="NAME", help="Codec of the received frames  [default: none]")
+@click.option("--bpp", type=_ABOVE_0, metavar="X", help="Its rate.")
+@click.option("--lpips", type=_PATH, metavar="DIR", help="Folder with the weights of LPIPS; left out without it.")
+@_DEVICE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def predict(as_json, **asked) -> None:
+    """How well frames that are omitted can be made from those before: video files, or folders of images."""
+    from .prediction import PredictOptions, predict_sequences, render
+
+    document = predict_sequences(PredictOptions(**_given(asked)))
+    print(json.dumps(document, indent=1) if as_json else render(document))
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json) -> None:
     """What this machine can do, and the remedy for each thing that it cannot."""

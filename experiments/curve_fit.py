@@ -134,7 +134,8 @@ def fit_curve(
         raise UsageError(f"none of {', '.join(families)} fits the {len(x)} points: measure more, or look at them")
     _, _, best = max(found, key=lambda one: one[:2])
     others = {curve.family: r2 for _, r2, curve in found if curve is not best}
-    return Curve(best.family, best.parameters, domain, best.r2, len(x), others, said + _cautions(best, highest) + _turns(best, x))
+    said += _cautions(best, highest) + _turns(best, x)
+    return Curve(best.family, best.parameters, domain, best.r2, len(x), others, said)
 
 
 def bands(curve: Curve, bpp: Sequence[float], losses: Sequence[float], at_bpp: np.ndarray) -> np.ndarray:

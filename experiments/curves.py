@@ -166,7 +166,8 @@ def render(document: dict[str, Any]) -> str:
 def _beside(point: dict[str, Any], points: Sequence[dict[str, Any]], family: str) -> str:
     """The Frechet distance of a generative codec's point over that of a baseline at its rate."""
     curve = [one for one in points if one["codec"].startswith(f"{family.lower()}:") and not one["gamma"]]
-    if point["gamma"] or point["codec"].startswith(_BASELINE_NAMES) or not curve or not _all_have_distance(*curve, point):
+    compared = not point["gamma"] and not point["codec"].startswith(_BASELINE_NAMES)
+    if not compared or not curve or not _all_have_distance(*curve, point):
         return ""
     weights, where = weights_at(point["bpp"]["mean"], [one["bpp"]["mean"] for one in curve])
     share = point["frechet"] / float(weights @ [one["frechet"] for one in curve])

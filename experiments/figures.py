@@ -24,8 +24,11 @@ from .validate import FigurePoint
 from .whole_file import write_whole
 
 FIGURE_WEIGHTS = tuple(np.round(np.linspace(0.0, 5.0, 51), 3).tolist())
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
-_MARKERS, _DASHES = "osD^vP*X", ("-", "--", "-.", ":")
+_COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933", "#882255", "#888888",
+)  # fmt: skip
+# As many as share no divisor with the colours: 110 lines before one looks like another.
+_MARKERS, _DASHES = "osD^vP*Xhd<", ("-", "--", "-.", ":")
 _WIDTH_IN, _HEIGHT_IN, _DPI = 3.5, 3.3, 300
 _FIT, _MEASURED = "fit", "measured"
 _CURVE_POINTS = 200

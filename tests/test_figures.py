@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from gnl.experiments import cli, curves
 from gnl.experiments.case_study import write_case_study
-from gnl.experiments.figures import FIGURE_WEIGHTS
+from gnl.experiments.figures import _COLOURS, _MARKERS, FIGURE_WEIGHTS
 from gnl.experiments.optimize import OptimizeOptions, optimize
 from PIL import Image
 from test_optimize import document
@@ -74,3 +74,9 @@ def test_photographs_are_measured_first(tmp_path, monkeypatch):
     for arguments in ([], ["--images", str(tmp_path)], [str(out / "curves.json"), "--images", str(tmp_path)]):
         done = CliRunner().invoke(cli.main, ["figures", *arguments])
         assert done.exit_code == 2 and "give either CURVES" in done.stderr
+
+
+def test_the_lines_of_the_case_study_look_different():
+    """Nine series: the ninth once looked like the first."""
+    looks = [(_COLOURS[n % len(_COLOURS)], _MARKERS[n % len(_MARKERS)]) for n in range(110)]
+    assert len(set(looks)) == 110 and len(set(_COLOURS)) == len(_COLOURS) >= 9

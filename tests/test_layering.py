@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "node_apps": ("node_apps", "topologies.errors"),
     "node_apps.protocol": ("node_apps.protocol", "topologies.errors"),
     "node_apps.codecs": ("node_apps.codecs", "topologies.errors"),
+    "node_apps.prediction": ("node_apps.prediction", "topologies.errors"),
     "controller": ("controller", "topologies", "node_apps.protocol"),
     "experiments": ROOMS,
 }
@@ -33,6 +34,8 @@ HOMES = {
     "compressai": r"node_apps\.codecs\.\w+",
     "socket": r"node_apps\.\w+",
     "scapy": r"node_apps\.protocol\.scapy_layer",
+    "av": r"experiments\.sequences",
+    "cv2": r"node_apps\.prediction\.\w+",
     "matplotlib": r"experiments\.(report\w*|figures)",
     "jinja2": r"experiments\.report\w*",
     "markupsafe": r"experiments\.report\w*",
@@ -42,6 +45,8 @@ HOMES = {
 LAZILY = {
     "torch": r"node_apps\.codecs\.(registry|interface|content|baseline|zoo|entropy)|node_apps\.decoder_\w+"
     r"|experiments\.\w+",
+    "av": r"experiments\.sequences",
+    "cv2": r"node_apps\.prediction\.\w+",
     "jinja2": r"experiments\.\w+",
     "pyroute2": r".*",
     "rich": r".*",
