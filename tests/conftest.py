@@ -13,6 +13,10 @@ from gnl.topologies.interrupts import ENDING
 UNIT_SUMMARY = "GNL_UNIT_SUMMARY"
 _FIRST_STATES: dict[str, dict] = {}
 
+# `nohup ./gnl test &` ignores these signals, and so would every program that a test means to stop by them.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def _why_not_emulate() -> str | None:
     if os.geteuid() != 0:
